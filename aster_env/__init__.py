@@ -1,0 +1,1 @@
+"""aster: tool-use environments for language-model agents."""

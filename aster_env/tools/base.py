@@ -1,0 +1,95 @@
+"""The protocol that every tool follows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from aster_env.types import ToolCall, ToolResult
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """Something a model can call; one instance serves one episode.
+
+    Attributes:
+        name: the name shown to the model.
+        aliases: other names it answers to.
+        schema: the OpenAI function schema: ``{"name", "description", "parameters"}``.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    schema: Mapping[str, Any]
+
+    async def __call__(self, **arguments: Any) -> ToolResult:
+        """Run the call; the model's own mistakes are in the result's text.
+
+        Raises:
+            InfrastructureError: the tool itself could not work.
+        """
+        ...
+
+    async def reset(self) -> None:
+        """Forget the episode's state, so that the next call starts afresh."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything; calling it twice is harmless."""
+        ...
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
+
+
+def find_tool(name: str, tools: Mapping[str, Tool]) -> Tool | None:
+    """Return the tool called ``name``, by its name or an alias."""
+    if name in tools:
+        return tools[name]
+    return next((tool for tool in tools.values() if name in tool.aliases), None)
+
+
+def check_call(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
+    """Return the call under the tool's own name, with ``problem`` set where it cannot be executed.
+
+    Checks the name and, against the tool's JSON schema, that required arguments are there, that no other
+    is, and that each has its declared type.
+    """
+    if call.problem is not None:
+        return call
+    tool = find_tool(call.name, tools)
+    if tool is None:
+        near = difflib.get_close_matches(call.name, tools, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return ToolCall(
+            call.name,
+            call.arguments,
+            f"Unknown tool {call.name!r}.{hint} Available tools: {', '.join(sorted(tools))}.",
+        )
+    return ToolCall(tool.name, call.arguments, _arguments_problem(tool, call.arguments))
+
+
+def _arguments_problem(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
+    parameters = tool.schema["parameters"]
+    properties: Mapping[str, Any] = parameters["properties"]
+    expected = ", ".join(f"{name} ({spec.get('type', 'any')})" for name, spec in properties.items())
+    for name in parameters.get("required", ()):
+        if name not in arguments:
+            return f"The call to {tool.name!r} lacks the argument {name!r}. Its arguments are: {expected}."
+    for name, value in arguments.items():
+        if name not in properties:
+            return f"The tool {tool.name!r} has no argument {name!r}. Its arguments are: {expected}."
+        kind = properties[name].get("type")
+        if kind in _JSON_TYPES and (
+            not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
+        ):
+            return f"The argument {name!r} of {tool.name!r} must be a {kind}, not {type(value).__name__}."
+    return None
