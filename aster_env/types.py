@@ -141,6 +141,8 @@ class Trajectory:
     error: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    index: int = 0
+    """Position of its task in the request that produced it (see ``aster_env.rollout``)."""
 
     @property
     def ids(self) -> list[int]:
