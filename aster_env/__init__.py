@@ -1,1 +1,18 @@
-"""aster: tool-use environments for language-model agents."""
+"""aster: tool-use environments for language-model agents.
+
+Importing this package registers the environments with Gymnasium and does nothing else.
+"""
+
+from __future__ import annotations
+
+import gymnasium as gym
+
+__version__ = "0.1.0"
+
+gym.register(
+    id="ASTER/PythonMath-v0",
+    entry_point="aster_env.envs.python_math.env:PythonMathEnv",
+    vector_entry_point="aster_env.envs.python_math.env:make_vec",
+    # The checker samples random ids as a first action; the environment checks its actions itself.
+    disable_env_checker=True,
+)

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+from aster_env.env import ToolEnv
+from aster_env.errors import InfrastructureError, UsageError
+from aster_env.types import Task, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +68,175 @@ class Policy(Protocol):
     async def release(self, episode: str) -> None:
         """Forget what was kept for ``episode`` (its cache); unknown names are ignored."""
         ...
+
+
+async def play(env: ToolEnv, policy: Policy, task: Task, *, seed: int = 0, index: int = 0) -> Trajectory:
+    """Play one episode and return its trajectory.
+
+    An infrastructure failure ends the episode with ``StopReason.INFRASTRUCTURE``; it is not raised.
+
+    Args:
+        env: the environment, free for this episode.
+        policy: plays the assistant.
+        task: what is asked.
+        seed: passed to the environment and, with every request, to the policy.
+        index: stored in the trajectory.
+    """
+    episode = f"{task.id}#{index}#{uuid.uuid4().hex[:8]}"
+    observation, info = await env.areset(seed=seed, options={"task": task})
+    ids = [int(i) for i in observation]
+    try:
+        while True:
+            request = GenerateRequest(tuple(ids), info["tokens_left"], env.stop, episode, seed)
+            started = time.perf_counter()
+            try:
+                completion = await policy.generate(request)
+            except InfrastructureError as error:
+                trajectory = await env.abort(error)
+                break
+            timed = _Timed(completion.ids, completion.logprobs, time.perf_counter() - started)
+            observation, _, terminated, truncated, info = await env.astep(timed)
+            if terminated or truncated:
+                trajectory = info["trajectory"]
+                break
+            ids.extend(completion.ids)
+            ids.extend(int(i) for i in observation)
+    finally:
+        await policy.release(episode)
+    trajectory.index = index
+    return trajectory
+
+
+async def rollout(
+    envs: str | Sequence[ToolEnv],
+    policy: Policy,
+    tasks: Iterable[Task],
+    *,
+    max_concurrent: int = 64,
+    seed: int = 0,
+    **env_kwargs: Any,
+) -> AsyncIterator[Trajectory]:
+    """Play one episode a task and yield each trajectory as it ends, so that none waits for another.
+
+    Args:
+        envs: an environment id, or environments to play on (one episode at a time on each).
+        policy: plays the assistant in all episodes.
+        tasks: one episode each, started in this order; ``trajectory.index`` is a task's position.
+        max_concurrent: episodes that live at once, when ``envs`` is an id.
+        seed: episode i gets a seed made of this and i.
+        **env_kwargs: passed to ``gymnasium.make``.
+
+    Raises:
+        UsageError: the environment cannot be made from these arguments.
+    """
+    queue = enumerate(tasks)
+    own = isinstance(envs, str)
+    pool = make_envs(envs, max_concurrent, env_kwargs) if isinstance(envs, str) else list(envs)
+    ended: asyncio.Queue[Trajectory | None] = asyncio.Queue()
+
+    async def work(env: ToolEnv) -> None:
+        try:
+            for index, task in queue:
+                await ended.put(await play(env, policy, task, seed=episode_seed(seed, index), index=index))
+        finally:
+            await ended.put(None)
+
+    workers = [asyncio.create_task(work(env)) for env in pool]
+    try:
+        running = len(workers)
+        while running:
+            trajectory = await ended.get()
+            if trajectory is None:
+                running -= 1
+            else:
+                yield trajectory
+            failed = next((w for w in workers if w.done() and not w.cancelled() and w.exception()), None)
+            if failed is not None:
+                await failed
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        if own:
+            await asyncio.gather(*(env.aclose() for env in pool))
+
+
+def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[ToolEnv]:
+    """Make ``count`` environments that share their TaskSet and, once in use, their kernel pool."""
+    if count < 1:
+        raise UsageError(f"max_concurrent={count} is not allowed. Allowed: at least 1.")
+    envs: list[ToolEnv] = []
+    for _ in range(count):
+        shared = {"tasks": envs[0].tasks, "tasks_path": None} if envs and "tasks" in env_kwargs else {}
+        env = gym.make(env_id, **{**env_kwargs, **shared}).unwrapped
+        if not isinstance(env, ToolEnv):
+            raise UsageError(f"{env_id!r} is a {type(env).__name__}, not a ToolEnv. Fix: pass an ASTER/… environment.")
+        envs.append(env)
+    return envs
+
+
+def episode_seed(seed: int, index: int) -> int:
+    """Return a seed below 2**31 for episode ``index``, well spread over both arguments."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
+
+
+class RolloutRunner:
+    """Blocking rollouts on an event loop of its own; environments and sessions live from one run to the next.
+
+    Args:
+        env_id: the environment.
+        policy: plays the assistant.
+        max_concurrent: episodes that live at once.
+        env_kwargs: passed to ``gymnasium.make``.
+
+    Raises:
+        UsageError: the environment cannot be made from these arguments.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        policy: Policy,
+        *,
+        max_concurrent: int = 64,
+        env_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
+        self._runner = asyncio.Runner()
+
+    def run(self, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
+        """Play one episode a task and return the trajectories in the order of the tasks."""
+        return self._runner.run(self._collect(tasks, seed))
+
+    def close(self) -> None:
+        """End every session and process; calling it twice is harmless."""
+        envs, self.envs = self.envs, []
+        if envs:
+            self._runner.run(_close(envs))
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def _collect(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
+        done = [t async for t in rollout(self.envs[: len(tasks)], self.policy, tasks, seed=seed)]
+        return sorted(done, key=lambda trajectory: trajectory.index)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """An action with the time its generation took."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    seconds: float
+
+
+async def _close(envs: Sequence[ToolEnv]) -> None:
+    await asyncio.gather(*(env.aclose() for env in envs))

@@ -1,0 +1,1 @@
+"""The concrete environments, one folder each."""

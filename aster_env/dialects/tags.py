@@ -15,10 +15,10 @@ _ANY = re.compile(f"</?({'|'.join(_TAGS)})>")
 
 
 class Tags(Dialect):
-    """``<python>code</python>``, answered by ``<result>`` in the same message (Tool-Star, arXiv 2505.16410).
+    r"""``<python>code</python>``, answered by ``<result>`` in the same message (Tool-Star, arXiv 2505.16410).
 
     The tag's name is the tool's, and its content the tool's one required argument. The answer is the content of
-    ``<answer>``, or the ``\\boxed{…}`` inside it.
+    ``<answer>``, or the ``\boxed{…}`` inside it.
     """
 
     name = "tags"

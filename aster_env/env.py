@@ -1,0 +1,363 @@
+"""ToolEnv: a multi-turn tool-use episode as a Gymnasium environment over token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from aster_env import loops
+from aster_env.dialects import make_dialect
+from aster_env.errors import InfrastructureError, UsageError, check_name
+from aster_env.rewards.base import Reward
+from aster_env.spaces import TokenSequence, Unicode
+from aster_env.tasks import TaskSet
+from aster_env.tokenizers import as_tokenizer
+from aster_env.tools.base import Tool, check_call
+from aster_env.types import Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
+
+Observation = NDArray[np.int32] | str
+Step = tuple[Observation, float, bool, bool, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an episode may use.
+
+    Args:
+        max_tool_calls: executed calls; the call after the last allowed one ends the episode.
+        max_tokens: tokens of the whole episode: prompt, actions and observations.
+        max_invalid_calls: calls in a row that cannot be executed; the next one ends the episode.
+        max_losses: sessions in a row that the model's code destroyed; the last one ends the episode.
+    """
+
+    max_tool_calls: int = 50
+    max_tokens: int = 32768
+    max_invalid_calls: int = 3
+    max_losses: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_tool_calls", 0), ("max_tokens", 1), ("max_invalid_calls", 0), ("max_losses", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UsageError(f"{name}={value!r} is not allowed. Allowed: an integer of at least {least}.")
+
+
+class ToolEnv(gym.Env[Any, Any]):
+    """One episode = one task; one step = one assistant turn.
+
+    ``reset`` returns the prompt's ids; ``step`` takes the ids a model sampled and returns the ids the environment
+    appended to them (an empty array at the end). The concatenation of the first observation, every action and every
+    observation is the training row. ``info`` holds, for what the step appended:
+
+    - ``mask``: int8 array over the action's and then the observation's ids, 1 where the model sampled;
+    - ``text``, ``messages``: the observation's text, and the chat messages added (action, then result);
+    - ``tool_calls``, ``tokens``, ``tokens_left``: counts for the episode so far; ``task_id``;
+    - ``stop``: None, or at the end a ``StopReason``; then also ``trajectory``, ``reward_terms``, ``shaping``, and
+      ``error`` after an infrastructure failure.
+
+    Subclasses give the tools (``open_tools``). The asynchronous forms ``areset``, ``astep`` and ``aclose`` run on
+    the caller's event loop; the blocking ones of Gymnasium on one background loop. An environment stays on the loop
+    that it was first used on.
+
+    Args:
+        tasks: what is asked.
+        reward: scores the finished episode.
+        instruction: appended to each task's prompt.
+        system: content of a system message, if any.
+        tokenizer: see ``aster_env.tokenizers.as_tokenizer``.
+        dialect: ``"hermes"`` or ``"tags"``.
+        limits: what an episode may use.
+        view: ``"tokens"``, or ``"text"`` for the same episode in ``str``.
+
+    Raises:
+        UsageError: an argument is not allowed; the text says what is.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+
+    def __init__(
+        self,
+        tasks: TaskSet,
+        reward: Reward,
+        *,
+        instruction: str = "",
+        system: str = "",
+        tokenizer: Any = None,
+        dialect: str = "hermes",
+        limits: Limits | None = None,
+        view: str = "tokens",
+        render_mode: str | None = None,
+    ) -> None:
+        self.view = check_name("view", view, ("tokens", "text"))
+        self.tasks, self.reward, self.instruction, self.system = tasks, reward, instruction, system
+        self.tokenizer = as_tokenizer(tokenizer)
+        self.dialect = make_dialect(dialect, self.tokenizer)
+        self.limits = limits or Limits()
+        self.render_mode = render_mode
+        most = self.limits.max_tokens
+        # A character takes at most four bytes, and a token may stand for many characters.
+        self.observation_space: gym.Space[Any] = (
+            TokenSequence(self.tokenizer.vocab_size, most) if view == "tokens" else Unicode(64 * most)
+        )
+        self.action_space: gym.Space[Any] = (
+            TokenSequence(self.tokenizer.vocab_size, most) if view == "tokens" else Unicode(64 * most)
+        )
+        self._tools: dict[str, Tool] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._trajectory: Trajectory | None = None
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a model's turn; a policy keeps the token that completes one, and samples none after."""
+        return self.dialect.stop
+
+    async def open_tools(self) -> Sequence[Tool]:
+        """Return the episode's tools; called once, on the environment's loop."""
+        raise NotImplementedError
+
+    async def close_tools(self) -> None:
+        """Release what ``open_tools`` took besides the tools themselves."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Start an episode; see ``areset``."""
+        return self._run(self.areset(seed=seed, options=options))
+
+    def step(self, action: Any) -> Any:
+        """Play one assistant turn; see ``astep``."""
+        return self._run(self.astep(action))
+
+    def close(self) -> None:
+        """End every session and process; calling it twice is harmless."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._run(self.aclose())
+
+    def render(self) -> Any:
+        """Return the episode so far as text (``render_mode="ansi"``)."""
+        return "".join(turn.text for turn in self._trajectory.turns) if self._trajectory else ""
+
+    async def areset(
+        self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode and return the prompt's ids and ``info``.
+
+        Args:
+            seed: seeds the choice of the task; the same seed gives the same task.
+            options: ``{"task_id": id}`` or ``{"task": Task}`` to choose the task.
+
+        Raises:
+            UsageError: an unknown option or task id, or a prompt that leaves no token to answer with.
+        """
+        super().reset(seed=seed)
+        task = self._choose(options or {})
+        if self._loop is not asyncio.get_running_loop():
+            if self._loop is not None and not self._loop.is_closed():
+                raise UsageError("This environment is in use on another event loop. Fix: close it, or make another.")
+            self._loop = asyncio.get_running_loop()
+            self._tools = {tool.name: tool for tool in await self.open_tools()}
+        await self._release()
+        content = self.dialect.neutralize(task.prompt) + self.instruction
+        messages = [Message("system", self.system)] * bool(self.system) + [Message("user", content)]
+        text = self.dialect.prompt(messages, {name: tool.schema for name, tool in self._tools.items()})
+        ids = self.tokenizer.encode(text)
+        if len(ids) >= self.limits.max_tokens:
+            raise UsageError(
+                f"The prompt of task {task.id!r} has {len(ids)} tokens, and max_tokens is {self.limits.max_tokens}. "
+                "Fix: raise max_tokens, or leave the task out."
+            )
+        self._invalid = 0
+        self._calls = 0
+        self._length = len(ids)
+        self._trajectory = Trajectory(task, [Turn("environment", tuple(ids), text)], messages=list(messages))
+        self._trajectory.seconds = {"generation": 0.0, "tools": 0.0, "reward": 0.0}
+        return self._view(ids, text), self._info([], ids, text, messages)
+
+    async def astep(self, action: Any) -> Step:
+        """Append one assistant turn, run its call, and return what the environment appended.
+
+        Args:
+            action: ids the model sampled; or an ``aster_env.rollout.Completion``, which brings log-probabilities;
+                or, with ``view="text"``, a string.
+
+        Returns:
+            The appended ids (empty at the end), the reward (0.0 until the end), terminated, truncated, ``info``.
+
+        Raises:
+            UsageError: the action is not in the action space, or the episode is over.
+        """
+        trajectory = self._trajectory
+        if trajectory is None or trajectory.stop is not None:
+            raise UsageError("step() was called without a running episode. Fix: call reset() first.")
+        turn_ids, logprobs, seconds = self._read(action)
+        text = self.tokenizer.decode(turn_ids)
+        self._length += len(turn_ids)
+        trajectory.seconds["generation"] += seconds
+        schemas = {name: tool.schema for name, tool in self._tools.items()}
+        parsed = self.dialect.parse(text, schemas)
+        call = check_call(parsed.call, self._tools) if parsed.call else None
+        calls = (call,) if call else ()
+        trajectory.turns.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds))
+        closed_by = self.tokenizer.decode(turn_ids[-1:]) if turn_ids and turn_ids[-1] in self.tokenizer.end_ids else ""
+        said = Message("assistant", text.removesuffix(closed_by) if closed_by else text)
+        trajectory.messages.append(said)
+        finished = bool(closed_by) or text.endswith(self.dialect.stop) or self._length < self.limits.max_tokens
+        if self._length > self.limits.max_tokens or not finished:
+            return await self._end(StopReason.MAX_TOKENS, turn_ids, [said])
+        if call is None:
+            trajectory.answer = parsed.answer
+            stop = StopReason.VOID_TURN if parsed.answer is None else StopReason.ANSWERED
+            return await self._end(stop, turn_ids, [said])
+        return await self._observe(call, parsed.note, turn_ids, closed_by, said)
+
+    async def aclose(self) -> None:
+        """End every session and process; calling it twice is harmless."""
+        tools, self._tools, self._loop = self._tools, {}, None
+        try:
+            for tool in tools.values():
+                await tool.close()
+        finally:
+            await self.close_tools()
+            await self.reward.close()
+
+    async def abort(self, error: InfrastructureError) -> Trajectory:
+        """End the running episode because something outside the model failed (a policy's endpoint, say)."""
+        assert self._trajectory is not None
+        await self._end(StopReason.INFRASTRUCTURE, (), [], error)
+        return self._trajectory
+
+    async def _observe(self, call: ToolCall, note: str, ids: tuple[int, ...], closed_by: str, said: Message) -> Step:
+        """Run the call, or refuse it, and append the result."""
+        trajectory = self._trajectory
+        assert trajectory is not None
+        if call.problem is None and self._calls >= self.limits.max_tool_calls:
+            return await self._end(StopReason.MAX_TOOL_CALLS, ids, [said])
+        started = time.perf_counter()
+        try:
+            result = await self._execute(call)
+        except InfrastructureError as error:
+            return await self._end(StopReason.INFRASTRUCTURE, ids, [said], error)
+        seconds = time.perf_counter() - started
+        trajectory.seconds["tools"] += seconds
+        content = f"{result.text}\n{note}" if note else result.text
+        text = self.dialect.observation(content, closed_by)
+        observed = self.tokenizer.encode(text)
+        stop = self._stop_after(len(observed))
+        if stop is not None:
+            return await self._end(stop, ids, [said])
+        self._length += len(observed)
+        trajectory.turns.append(Turn("environment", tuple(observed), text, results=(result,), seconds=seconds))
+        heard = Message("tool", content)
+        trajectory.messages.append(heard)
+        return self._view(observed, text), 0.0, False, False, self._info(ids, observed, text, [said, heard])
+
+    async def _execute(self, call: ToolCall) -> ToolResult:
+        if call.problem is not None:
+            self._invalid += 1
+            return ToolResult(f"Error: {call.problem}", ok=False)
+        self._invalid = 0
+        self._calls += 1
+        return await self._tools[call.name](**call.arguments)
+
+    def _stop_after(self, appended: int) -> StopReason | None:
+        """Say whether the episode ends instead of appending an observation of so many ids."""
+        if self._invalid > self.limits.max_invalid_calls:
+            return StopReason.INVALID_CALLS
+        if any(getattr(tool, "losses", 0) >= self.limits.max_losses for tool in self._tools.values()):
+            return StopReason.SESSION_LOST
+        if self._length + appended >= self.limits.max_tokens:
+            return StopReason.MAX_TOKENS
+        return None
+
+    async def _end(
+        self,
+        stop: StopReason,
+        ids: tuple[int, ...],
+        messages: list[Message],
+        error: InfrastructureError | None = None,
+    ) -> Step:
+        """Score the episode, give the sessions back, and return the last step."""
+        trajectory = self._trajectory
+        assert trajectory is not None
+        trajectory.stop = stop
+        started = time.perf_counter()
+        if stop is not StopReason.INFRASTRUCTURE:
+            try:
+                scored = await self.reward(trajectory.task, trajectory)
+                trajectory.reward, trajectory.reward_terms = scored.value, dict(scored.terms)
+            except InfrastructureError as failure:
+                error, trajectory.stop = failure, StopReason.INFRASTRUCTURE
+        trajectory.seconds["reward"] += time.perf_counter() - started
+        await self._release()
+        info = self._info(ids, [], "", messages)
+        info |= {"stop": trajectory.stop, "trajectory": trajectory}
+        info |= {"reward_terms": trajectory.reward_terms, "shaping": trajectory.shaping}
+        if error is not None:
+            trajectory.error = f"{type(error).__name__}: {error}"
+            info["error"] = error
+        truncated = trajectory.stop.truncated
+        return self._view([], ""), float(trajectory.reward or 0.0), not truncated, truncated, info
+
+    async def _release(self) -> None:
+        """Give the sessions back, so that a finished episode holds none."""
+        for tool in self._tools.values():
+            await tool.reset()
+
+    def _choose(self, options: Mapping[str, Any]) -> Task:
+        for name in options:
+            check_name("reset option", name, ("task", "task_id"))
+        if (task := options.get("task")) is not None:
+            if not isinstance(task, Task):
+                raise UsageError(f"options['task'] is a {type(task).__name__}. Allowed: an aster_env.types.Task.")
+            return task
+        if (task_id := options.get("task_id")) is not None:
+            return self.tasks.get(task_id)
+        return self.tasks[int(self.np_random.integers(len(self.tasks)))]
+
+    def _read(self, action: Any) -> tuple[tuple[int, ...], tuple[float, ...] | None, float]:
+        """Return an action's ids, log-probabilities and generation seconds."""
+        if hasattr(action, "ids"):
+            return tuple(int(i) for i in action.ids), action.logprobs, float(getattr(action, "seconds", 0.0))
+        if self.view == "text":
+            if not isinstance(action, str):
+                raise UsageError(f"With view='text' an action is a str, not a {type(action).__name__}.")
+            return tuple(self.tokenizer.encode(action)), None, 0.0
+        if not isinstance(action, np.ndarray | list | tuple):
+            raise UsageError(f"An action is a sequence of token ids, not a {type(action).__name__}.")
+        ids = np.asarray(action)
+        if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
+            raise UsageError(f"An action is one-dimensional and of integers, not {ids.dtype} of shape {ids.shape}.")
+        if ids.size and not (ids.min() >= 0 and ids.max() < self.tokenizer.vocab_size):
+            raise UsageError(
+                f"An action holds ids from {ids.min()} to {ids.max()}. Allowed: 0 to {self.tokenizer.vocab_size - 1}."
+            )
+        return tuple(int(i) for i in ids), None, 0.0
+
+    def _view(self, ids: Sequence[int], text: str) -> Observation:
+        return np.array(ids, dtype=np.int32) if self.view == "tokens" else text
+
+    def _info(
+        self, action: Sequence[int], observed: Sequence[int], text: str, messages: list[Message]
+    ) -> dict[str, Any]:
+        assert self._trajectory is not None
+        return {
+            "task_id": self._trajectory.task.id,
+            "mask": np.array([1] * len(action) + [0] * len(observed), dtype=np.int8),
+            "text": text,
+            "messages": messages,
+            "tool_calls": self._calls,
+            "tokens": self._length,
+            "tokens_left": max(0, self.limits.max_tokens - self._length),
+            "stop": None,
+        }
+
+    def _run(self, coroutine: Any) -> Any:
+        if self._loop is not None and not self._loop.is_closed() and not loops.is_background(self._loop):
+            coroutine.close()
+            raise UsageError("This environment runs on an event loop of its own. Fix: await areset, astep or aclose.")
+        return loops.run(coroutine)
