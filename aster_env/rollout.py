@@ -167,8 +167,12 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
         raise UsageError(f"max_concurrent={count} is not allowed. Allowed: at least 1.")
     envs: list[ToolEnv] = []
     for _ in range(count):
-        shared = {"tasks": envs[0].tasks, "tasks_path": None} if envs and "tasks" in env_kwargs else {}
-        env = gym.make(env_id, **{**env_kwargs, **shared}).unwrapped
+        kwargs = dict(env_kwargs)
+        if envs:
+            # The tasks are read or generated once; the other environments share them.
+            kwargs = {k: v for k, v in kwargs.items() if k not in ("split", "tasks_path", "task_options")}
+            kwargs["tasks"] = envs[0].tasks
+        env = gym.make(env_id, **kwargs).unwrapped
         if not isinstance(env, ToolEnv):
             raise UsageError(f"{env_id!r} is a {type(env).__name__}, not a ToolEnv. Fix: pass an ASTER/… environment.")
         envs.append(env)

@@ -62,7 +62,7 @@ class ToolResult:
     text: str
     ok: bool = True
     state: State = "kept"
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     dropped: int = 0
     timed_out: bool = False
 
@@ -112,7 +112,7 @@ class Turn:
     logprobs: tuple[float, ...] | None = None
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +128,7 @@ class RewardResult:
 class Trajectory:
     """One episode: the turns, alternating from the prompt on, and how it ended.
 
+    Two trajectories are equal if all but their timings are.
     ``reward`` is None until the episode is scored, and stays None after an infrastructure failure.
     """
 
@@ -139,7 +140,7 @@ class Trajectory:
     stop: StopReason | None = None
     answer: str | None = None
     error: str | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
     messages: list[Message] = field(default_factory=list)
     index: int = 0
     """Position of its task in the request that produced it (see ``aster_env.rollout``)."""

@@ -135,7 +135,9 @@ class KernelProcess:
         provisioner = self._manager.provisioner
         if provisioner is None or provisioner.process is None:
             return "never started"
-        code = await asyncio.get_running_loop().run_in_executor(None, provisioner.process.wait)
+        # Polled, not awaited in a thread: this also runs at exit, when no thread can be started any more.
+        while (code := provisioner.process.poll()) is None:
+            await asyncio.sleep(0.001)
         self._close_pipes(provisioner.process)
         if code < 0:
             name = signal.Signals(-code).name

@@ -1,0 +1,1 @@
+"""Rewards: how finished episodes are scored."""

@@ -30,6 +30,7 @@ class PythonMathEnv(ToolEnv):
             see ``aster_env.tasks.load_tasks``.
         split: which split of the tasks.
         tasks_path: a local file for a preset, instead of the hub.
+        task_options: of a generated family: ``level``, ``size``, ``seed``.
         max_tool_calls: calls an episode may make.
         max_tokens: tokens an episode may have, prompt and observations included.
         max_invalid_calls: calls in a row that cannot be executed.
@@ -48,6 +49,7 @@ class PythonMathEnv(ToolEnv):
         tasks: Any = "generated",
         split: str | None = None,
         tasks_path: str | None = None,
+        task_options: Mapping[str, Any] | None = None,
         max_tool_calls: int = 50,
         max_tokens: int = 32768,
         max_invalid_calls: int = 3,
@@ -59,7 +61,7 @@ class PythonMathEnv(ToolEnv):
         instruction: str = INSTRUCTION,
         **options: Any,
     ) -> None:
-        loaded: TaskSet = load_tasks(tasks, path=tasks_path, split=split, kind="math", generators=GENERATORS)
+        loaded: TaskSet = load_tasks(tasks, path=tasks_path, split=split, kind="math", generators=GENERATORS, options=task_options)
         super().__init__(
             loaded,
             MathReward(),
