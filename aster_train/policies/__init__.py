@@ -1,0 +1,1 @@
+"""Policies that need torch: language models that play the assistant."""
