@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -13,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aster_env import loops
+from aster_env.actions import read_action
 from aster_env.dialects import make_dialect
 from aster_env.errors import InfrastructureError, UsageError, check_name
+from aster_env.limits import Limits
 from aster_env.rewards.base import Reward
 from aster_env.spaces import TokenSequence, Unicode
 from aster_env.tasks import TaskSet
@@ -24,29 +25,6 @@ from aster_env.types import Message, StopReason, Task, ToolCall, ToolResult, Tra
 
 Observation = NDArray[np.int32] | str
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an episode may use.
-
-    Args:
-        max_tool_calls: executed calls; the call after the last allowed one ends the episode.
-        max_tokens: tokens of the whole episode: prompt, actions and observations.
-        max_invalid_calls: calls in a row that cannot be executed; the next one ends the episode.
-        max_losses: sessions in a row that the model's code destroyed; the last one ends the episode.
-    """
-
-    max_tool_calls: int = 50
-    max_tokens: int = 32768
-    max_invalid_calls: int = 3
-    max_losses: int = 3
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_tool_calls", 0), ("max_tokens", 1), ("max_invalid_calls", 0), ("max_losses", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise UsageError(f"{name}={value!r} is not allowed. Allowed: an integer of at least {least}.")
 
 
 class ToolEnv(gym.Env[Any, Any]):
@@ -194,7 +172,7 @@ class ToolEnv(gym.Env[Any, Any]):
         trajectory = self._trajectory
         if trajectory is None or trajectory.stop is not None:
             raise UsageError("step() was called without a running episode. Fix: call reset() first.")
-        turn_ids, logprobs, seconds = self._read(action)
+        turn_ids, logprobs, seconds = read_action(action, self.view, self.tokenizer)
         text = self.tokenizer.decode(turn_ids)
         self._length += len(turn_ids)
         trajectory.seconds["generation"] += seconds
@@ -318,25 +296,6 @@ class ToolEnv(gym.Env[Any, Any]):
         if (task_id := options.get("task_id")) is not None:
             return self.tasks.get(task_id)
         return self.tasks[int(self.np_random.integers(len(self.tasks)))]
-
-    def _read(self, action: Any) -> tuple[tuple[int, ...], tuple[float, ...] | None, float]:
-        """Return an action's ids, log-probabilities and generation seconds."""
-        if hasattr(action, "ids"):
-            return tuple(int(i) for i in action.ids), action.logprobs, float(getattr(action, "seconds", 0.0))
-        if self.view == "text":
-            if not isinstance(action, str):
-                raise UsageError(f"With view='text' an action is a str, not a {type(action).__name__}.")
-            return tuple(self.tokenizer.encode(action)), None, 0.0
-        if not isinstance(action, np.ndarray | list | tuple):
-            raise UsageError(f"An action is a sequence of token ids, not a {type(action).__name__}.")
-        ids = np.asarray(action)
-        if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
-            raise UsageError(f"An action is one-dimensional and of integers, not {ids.dtype} of shape {ids.shape}.")
-        if ids.size and not (ids.min() >= 0 and ids.max() < self.tokenizer.vocab_size):
-            raise UsageError(
-                f"An action holds ids from {ids.min()} to {ids.max()}. Allowed: 0 to {self.tokenizer.vocab_size - 1}."
-            )
-        return tuple(int(i) for i in ids), None, 0.0
 
     def _view(self, ids: Sequence[int], text: str) -> Observation:
         return np.array(ids, dtype=np.int32) if self.view == "tokens" else text

@@ -94,7 +94,13 @@ def _after_hashes(answer: str) -> str:
 _QA = {"prompt": "question", "answers": "answer"}
 _PA = {"prompt": "problem", "answers": "answer"}
 _IO = {"prompt": "input", "answers": "output"}
-_USUAL: tuple[Fields, ...] = ({"prompt": "prompt", "answers": "answers"}, {"prompt": "prompt", "answers": "answer"}, _QA, _PA, _IO)
+_USUAL: tuple[Fields, ...] = (
+    {"prompt": "prompt", "answers": "answers"},
+    {"prompt": "prompt", "answers": "answer"},
+    _QA,
+    _PA,
+    _IO,
+)
 
 PRESETS: dict[str, Preset] = {
     "aime24": Preset(
@@ -152,7 +158,9 @@ def load_tasks(
         MissingExtraError: a library that the source needs is not installed.
     """
     if isinstance(spec, str) and spec in (generators or {}):
-        tasks = _generate(spec, (generators or {})[spec], {**(options or {}), **({} if split is None else {"split": split})})
+        tasks = _generate(
+            spec, (generators or {})[spec], {**(options or {}), **({} if split is None else {"split": split})}
+        )
     elif options:
         raise UsageError(f"Options {dict(options)!r} were given for {spec!r}. Only generated families have options.")
     else:
@@ -190,7 +198,9 @@ def _resolve(
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _rows_to_tasks(_hub_rows(name, None, split or "train"), fields, name, kind)
     allowed = [*generators, *PRESETS]
-    raise UnknownNameError("task set (nor a .jsonl, .json or .parquet path, nor an owner/name on the hub)", name, allowed)
+    raise UnknownNameError(
+        "task set (nor a .jsonl, .json or .parquet path, nor an owner/name on the hub)", name, allowed
+    )
 
 
 def from_file(

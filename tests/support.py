@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aster_env.tasks import TaskSet
-
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError
 from aster_env.rollout import Completion, GenerateRequest
+from aster_env.tasks import TaskSet
 from aster_env.tools.base import Tool
 from aster_env.types import RewardResult, Task, ToolResult, Trajectory
 

@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aster_env.rewards.math import MathReward
-from aster_env.tasks import TaskSet, load_tasks
-
 from aster_env.env import Limits, ToolEnv
 from aster_env.errors import UnsandboxedWarning
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
+from aster_env.rewards.math import MathReward
+from aster_env.tasks import TaskSet, load_tasks
 from aster_env.tools.base import Tool
 from aster_env.tools.python import PythonTool
 from aster_env.vector import ToolVectorEnv
@@ -61,7 +60,9 @@ class PythonMathEnv(ToolEnv):
         instruction: str = INSTRUCTION,
         **options: Any,
     ) -> None:
-        loaded: TaskSet = load_tasks(tasks, path=tasks_path, split=split, kind="math", generators=GENERATORS, options=task_options)
+        loaded: TaskSet = load_tasks(
+            tasks, path=tasks_path, split=split, kind="math", generators=GENERATORS, options=task_options
+        )
         super().__init__(
             loaded,
             MathReward(),
