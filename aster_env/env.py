@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from aster_env import loops
 from aster_env.actions import read_action
 from aster_env.dialects import make_dialect
+from aster_env.dialects.render import closing, observation_turn, prompt_turn
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.limits import Limits
 from aster_env.rewards.base import Reward
@@ -58,7 +59,7 @@ class ToolEnv(gym.Env[Any, Any]):
         UsageError: an argument is not allowed; the text says what is.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(
         self,
@@ -142,19 +143,19 @@ class ToolEnv(gym.Env[Any, Any]):
         await self._release()
         content = self.dialect.neutralize(task.prompt) + self.instruction
         messages = [Message("system", self.system)] * bool(self.system) + [Message("user", content)]
-        text = self.dialect.prompt(messages, {name: tool.schema for name, tool in self._tools.items()})
-        ids = self.tokenizer.encode(text)
-        if len(ids) >= self.limits.max_tokens:
+        prompt = prompt_turn(self.dialect, messages, {name: tool.schema for name, tool in self._tools.items()})
+        length, most = len(prompt.ids), self.limits.max_tokens
+        if length >= most:
             raise UsageError(
-                f"The prompt of task {task.id!r} has {len(ids)} tokens, and max_tokens is {self.limits.max_tokens}. "
+                f"The prompt of task {task.id!r} has {length} tokens, and max_tokens is {most}. "
                 "Fix: raise max_tokens, or leave the task out."
             )
         self._invalid = 0
         self._calls = 0
-        self._length = len(ids)
-        self._trajectory = Trajectory(task, [Turn("environment", tuple(ids), text)], messages=list(messages))
+        self._length = length
+        self._trajectory = Trajectory(task, [prompt], messages=list(messages))
         self._trajectory.seconds = {"generation": 0.0, "tools": 0.0, "reward": 0.0}
-        return self._view(ids, text), self._info([], ids, text, messages)
+        return self._view(prompt.ids, prompt.text), self._info([], prompt.ids, prompt.text, messages)
 
     async def astep(self, action: Any) -> Step:
         """Append one assistant turn, run its call, and return what the environment appended.
@@ -181,7 +182,7 @@ class ToolEnv(gym.Env[Any, Any]):
         call = check_call(parsed.call, self._tools) if parsed.call else None
         calls = (call,) if call else ()
         trajectory.turns.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds))
-        closed_by = self.tokenizer.decode(turn_ids[-1:]) if turn_ids and turn_ids[-1] in self.tokenizer.end_ids else ""
+        closed_by = closing(self.dialect, turn_ids)
         said = Message("assistant", text.removesuffix(closed_by) if closed_by else text)
         trajectory.messages.append(said)
         finished = bool(closed_by) or text.endswith(self.dialect.stop) or self._length < self.limits.max_tokens
@@ -223,16 +224,16 @@ class ToolEnv(gym.Env[Any, Any]):
         seconds = time.perf_counter() - started
         trajectory.seconds["tools"] += seconds
         content = f"{result.text}\n{note}" if note else result.text
-        text = self.dialect.observation(content, closed_by)
-        observed = self.tokenizer.encode(text)
-        stop = self._stop_after(len(observed))
+        turn = observation_turn(self.dialect, content, closed_by, (result,), seconds)
+        stop = self._stop_after(len(turn.ids))
         if stop is not None:
             return await self._end(stop, ids, [said])
-        self._length += len(observed)
-        trajectory.turns.append(Turn("environment", tuple(observed), text, results=(result,), seconds=seconds))
+        self._length += len(turn.ids)
+        trajectory.turns.append(turn)
         heard = Message("tool", content)
         trajectory.messages.append(heard)
-        return self._view(observed, text), 0.0, False, False, self._info(ids, observed, text, [said, heard])
+        info = self._info(ids, turn.ids, turn.text, [said, heard])
+        return self._view(turn.ids, turn.text), 0.0, False, False, info
 
     async def _execute(self, call: ToolCall) -> ToolResult:
         if call.problem is not None:

@@ -189,7 +189,6 @@ class RolloutRunner:
 
     Args:
         env_id: the environment.
-        policy: plays the assistant.
         max_concurrent: episodes that live at once.
         env_kwargs: passed to ``gymnasium.make``.
 
@@ -200,18 +199,16 @@ class RolloutRunner:
     def __init__(
         self,
         env_id: str,
-        policy: Policy,
         *,
         max_concurrent: int = 64,
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        self.policy = policy
         self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
         self._runner = asyncio.Runner()
 
-    def run(self, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
+    def run(self, policy: Policy, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
         """Play one episode a task and return the trajectories in the order of the tasks."""
-        return self._runner.run(self._collect(tasks, seed))
+        return self._runner.run(self._collect(policy, tasks, seed))
 
     def close(self) -> None:
         """End every session and process; calling it twice is harmless."""
@@ -228,8 +225,8 @@ class RolloutRunner:
     ) -> None:
         self.close()
 
-    async def _collect(self, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
-        done = [t async for t in rollout(self.envs[: len(tasks)], self.policy, tasks, seed=seed)]
+    async def _collect(self, policy: Policy, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
+        done = [t async for t in rollout(self.envs[: len(tasks)], policy, tasks, seed=seed)]
         return sorted(done, key=lambda trajectory: trajectory.index)
 
 

@@ -14,7 +14,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 # Shared machines are slow at random, so neither a deadline nor the speed of data generation says anything.
 settings.register_profile("ci", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

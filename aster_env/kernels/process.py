@@ -182,8 +182,9 @@ class KernelProcess:
         """Await ``work``, the process's end (``Died``), or the timeout (``TimeoutError``)."""
         assert self._exited is not None
         task = asyncio.ensure_future(work)
+        either: tuple[asyncio.Future[Any], ...] = (task, self._exited)
         try:
-            await asyncio.wait({task, self._exited}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
             raise Died("the process ended") if self._exited.done() else TimeoutError("no answer")

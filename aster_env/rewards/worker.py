@@ -18,7 +18,7 @@ MEMORY = 4 << 30
 
 
 def judge(golds: list[str], answer: str) -> bool:
-    """Whether ``answer`` is mathematically equivalent to any of ``golds`` (all without ``\\boxed``)."""
+    """Whether ``answer`` is mathematically equivalent to any of ``golds``, all of them without a box."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
     configuration = [LatexExtractionConfig(), ExprExtractionConfig()]
@@ -52,7 +52,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             verdict: bool | None = judge(request["golds"], request["answer"])
-        except Exception:  # the libraries behind raise anything on hostile input; all of it means "not judged"
+        except Exception:  # noqa: BLE001 (the libraries behind raise anything on hostile input: "not judged")
             verdict = None
         print(json.dumps(verdict), flush=True)  # noqa: T201
 

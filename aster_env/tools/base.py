@@ -19,9 +19,12 @@ class Tool(Protocol):
         schema: the OpenAI function schema: ``{"name", "description", "parameters"}``.
     """
 
-    name: str
-    aliases: tuple[str, ...]
-    schema: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def aliases(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def schema(self) -> Mapping[str, Any]: ...  # noqa: D102
 
     async def __call__(self, **arguments: Any) -> ToolResult:
         """Run the call; the model's own mistakes are in the result's text.

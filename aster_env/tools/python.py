@@ -25,7 +25,7 @@ class PythonTool:
     """
 
     name = "python"
-    aliases = ("code_interpreter",)
+    aliases: tuple[str, ...] = ("code_interpreter",)
     schema: ClassVar[Mapping[str, Any]] = {
         "name": "python",
         "description": (

@@ -130,7 +130,7 @@ class HFPolicy:
                 with _inference(self.model):
                     self._step(live)
                 await asyncio.sleep(0)
-        except Exception as error:  # whatever a model raises must reach every waiting episode, not vanish in a task
+        except Exception as error:  # noqa: BLE001 (whatever a model raises must reach every waiting episode, not vanish in a task)
             failure = PolicyError(f"The model's forward pass failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             waiting = [row.future for row in self._rows.values()] + [future for _, future in self._queue]
@@ -150,11 +150,11 @@ class HFPolicy:
             if future.cancelled():
                 self._queue.popleft()
                 continue
-            row = self._rows.get(request.episode)
-            if row is None:
+            if request.episode not in self._rows:
                 if not self._free and not self._evict():
                     return
-                row = self._rows[request.episode] = _Row(self._free.pop())
+                self._rows[request.episode] = _Row(self._free.pop())
+            row = self._rows[request.episode]
             self._queue.popleft()
             ids = list(request.ids)
             if row.ids[: row.fed] != ids[: row.fed] or row.fed >= len(ids):

@@ -46,6 +46,12 @@ def read_problem(prompt: str) -> Problem:
     return Problem(int(start[1]), tuple((_SIGN[said.lower()], int(n)) for said, n in _STEP.findall(prompt)))
 
 
+def first_call(problem: Problem) -> str:
+    """Return the expert's first call."""
+    sign, number = problem.steps[0]
+    return _CALL.format(f"x = {problem.start} {sign} {number}\\nx")
+
+
 class Expert:
     """Writes one call a step, each on the variable that the call before left, then the last result.
 

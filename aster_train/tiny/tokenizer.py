@@ -27,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(texts: Iterable[str], vocab_size: int = 512) -> PreTrainedTokenizerFast:
+def make_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> PreTrainedTokenizerFast:
     """Train a tokenizer on texts.
 
     Numbers split into pairs of digits from the left, so that a model can copy them pair by pair; merges run over

@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aster_env.env import Limits, ToolEnv
+from aster_env.env import ToolEnv
 from aster_env.errors import UnsandboxedWarning
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
+from aster_env.limits import Limits
 from aster_env.rewards.math import MathReward
 from aster_env.tasks import TaskSet, load_tasks
 from aster_env.tools.base import Tool

@@ -92,14 +92,19 @@ def generated(split: str = "train", *, level: int = 2, size: int = 4096, seed: i
 def generate_task(split: str, index: int, *, level: int = 2, seed: int = 0) -> Task:
     """Return problem ``index`` of a split; see ``generated``."""
     rng = np.random.default_rng((SPLITS.index(split), level, seed, index))
+    prompt, answer, steps = draw_problem(rng, split, LEVELS[level])
+    metadata = {"level": level, "split": split, "steps": steps}
+    return Task(f"{split}-l{level}-s{seed}-{index}", prompt, (answer,), "math", metadata)
+
+
+def draw_problem(rng: np.random.Generator, split: str, level: Level) -> tuple[str, str, int]:
+    """Return a problem of a split, its answer and its number of steps."""
     while True:
         frame = _FRAMES[int(rng.integers(len(_FRAMES)))]
-        start, steps, value = _draw(rng, LEVELS[level], split == "unseen")
+        start, steps, value = _draw(rng, level, split == "unseen")
         if value > 0 and (split == "unseen" or _split_of(start, steps) == split):
             said = ", then ".join(step.text() for step in steps)
-            prompt = frame.format(start=start, steps=said[0].upper() + said[1:])
-            metadata = {"level": level, "split": split, "steps": len(steps)}
-            return Task(f"{split}-l{level}-s{seed}-{index}", prompt, (str(value),), "math", metadata)
+            return frame.format(start=start, steps=said[0].upper() + said[1:]), str(value), len(steps)
 
 
 def _draw(rng: np.random.Generator, level: Level, unseen: bool) -> tuple[int, tuple[Step, ...], int]:

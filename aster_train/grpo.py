@@ -1,0 +1,57 @@
+"""GRPO on a tool-use environment: ``accelerate launch aster_train/grpo.py --config FILE [--key value …]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer
+from trl import GRPOConfig
+
+from aster_env.errors import AsterError
+from aster_train.config import (
+    ASTER,
+    GRPOSettings,
+    check_model,
+    read_settings,
+    resume_from,
+    training_arguments,
+)
+from aster_train.progress import show_progress
+from aster_train.trainer import AsterGRPOTrainer
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train as configured, going on from the last checkpoint in ``output_dir``, and save the model there.
+
+    Raises:
+        UsageError: the configuration is wrong; said before a model is loaded.
+    """
+    settings = read_settings(GRPOSettings, arguments, __doc__ or "")
+    check_model(settings.model)
+    args = training_arguments(GRPOConfig, ASTER, settings.train)
+    trainer = AsterGRPOTrainer(
+        settings.model,
+        args,
+        AutoTokenizer.from_pretrained(settings.model),
+        env=settings.env,
+        env_kwargs=settings.env_kwargs,
+        eval_env_kwargs=settings.eval_env_kwargs,
+        policy=settings.policy,
+        policy_kwargs=settings.policy_kwargs,
+        max_concurrent=settings.max_concurrent,
+    )
+    show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))
+    try:
+        trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+        trainer.save_model(args.output_dir)
+        trainer.save_state()
+    finally:
+        trainer.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except AsterError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

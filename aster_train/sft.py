@@ -1,0 +1,50 @@
+"""Multi-turn SFT on trajectories: ``accelerate launch aster_train/sft.py --config FILE [--key value …]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from aster_env.dialects import make_dialect
+from aster_env.errors import AsterError
+from aster_env.tokenizers import as_tokenizer
+from aster_train.config import SFT, SFTSettings, check_model, read_settings, resume_from, training_arguments
+from aster_train.examples import Examples, read_examples
+from aster_train.progress import show_progress
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train as configured, going on from the last checkpoint in ``output_dir``, and save the model there.
+
+    Raises:
+        UsageError: the configuration or the data are wrong; said before a model is loaded.
+    """
+    settings = read_settings(SFTSettings, arguments, __doc__ or "")
+    check_model(settings.model)
+    args = training_arguments(SFTConfig, SFT, settings.train)
+    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    examples = read_examples(settings.data, make_dialect(settings.dialect, as_tokenizer(tokenizer)), args.max_length)
+    if args.process_index == 0:
+        print(examples.report())
+    train(settings.model, tokenizer, args, examples)
+
+
+def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples) -> None:
+    """Train ``model`` (or the one of that name) on examples, the loss on its own tokens alone, and save it."""
+    args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+    trainer = SFTTrainer(model, args, train_dataset=examples.dataset(), processing_class=tokenizer)
+    show_progress(trainer, ("loss", "mean_token_accuracy", "learning_rate"))
+    trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+    trainer.save_model(args.output_dir)
+    trainer.save_state()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except AsterError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
