@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
 from aster_env.types import Task, Trajectory
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,10 @@ class RolloutRunner:
     def run(self, policy: Policy, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
         """Play one episode a task and return the trajectories in the order of the tasks."""
         return self._runner.run(self._collect(policy, tasks, seed))
+
+    def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run ``function`` on this runner's loop, to close a pool of one's own, say."""
+        return self._runner.run(function())
 
     def close(self) -> None:
         """End every session and process; calling it twice is harmless."""

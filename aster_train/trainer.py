@@ -83,7 +83,7 @@ class AsterGRPOTrainer(GRPOTrainer):
             processing_class=processing_class,
             train_dataset=datasets["train"],
             eval_dataset=datasets.get("eval"),
-            rollout_func=AsterGRPOTrainer._rollout,
+            rollout_func=self._rollout,
             **kwargs,
         )
         if isinstance(policy, str):

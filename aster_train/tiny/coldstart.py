@@ -31,7 +31,7 @@ from aster_train.tiny.tokenizer import make_tokenizer
 READING = Level(("*", "+", "-"), (2, 5), (100, 999), (11, 99))
 """Longer problems than the task's: a model that has read these follows the order of steps in shorter ones."""
 READ_WELL = 0.992
-CLEAN_EPISODES, MIXTURE_EPISODES = 3000, 1600
+CLEAN_EPISODES, MIXTURE_EPISODES = 2000, 1600
 SETTINGS: Mapping[str, Any] = {
     **SFT,
     "per_device_train_batch_size": 32,
@@ -84,7 +84,7 @@ def cold_start(runner: RolloutRunner, tokenizer: Any, seed: int, out: Path, say:
 
     clean = read_examples(str(paths["clean"]), dialect, None)
     # Reading goes on beside the trajectories, one row in three: without it, numbers never seen are misread again.
-    clean.rows = clean.rows * 4 + [next(problems) for _ in range(2 * len(clean.rows))]
+    clean.rows = clean.rows * 6 + [next(problems) for _ in range(3 * len(clean.rows))]
     _fit(model, tokenizer, clean, out, batch=48, max_steps=400, learning_rate=3e-3, seed=seed)
     say("clean trajectories learned")
     mixture = read_examples(str(paths["mixture"]), dialect, None)

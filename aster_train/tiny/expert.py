@@ -23,9 +23,8 @@ MIXTURE: Mapping[str, float] = {
     "expert": 0.12,
     "wrong_sign": 0.10,
     "stops_early": 0.08,
-    "wrong_number": 0.05,
-    "undefined": 0.04,
-    "no_echo": 0.03,
+    "wrong_number": 0.06,
+    "no_echo": 0.06,
 }
 """Shares of behaviours in the second phase of the cold start: mostly a guess without the tool, and flaws."""
 
@@ -94,8 +93,6 @@ def write_turn(context: str, kind: str, rng: np.random.Generator) -> str:
     if calls < len(steps) and kind != "skip":
         sign, number = steps[calls]
         name = problem.start if calls == 0 else "x"
-        if kind == "undefined" and calls == len(steps) - 1:
-            name = "y"
         echo = "" if kind == "no_echo" and calls == len(steps) - 1 else "\\nx"
         return _CALL.format(f"x = {name} {sign} {number}{echo}")
     results = _RESULT.findall(context)

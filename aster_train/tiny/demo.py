@@ -1,0 +1,171 @@
+"""``make demo``: cold start, evaluation, GRPO, evaluation, controls; a table and a picture, in minutes, on a CPU."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from aster_env.kernels import open_pool
+from aster_env.rollout import RolloutRunner
+from aster_env.tokenizers import as_tokenizer
+from aster_train import grpo
+from aster_train.metrics import describe, summarize
+from aster_train.policies.hf import HFPolicy
+from aster_train.tiny.coldstart import cold_start, embedded_tokenizer
+from aster_train.tiny.controls import ForgetfulPool, InertPool
+from aster_train.tiny.report import interval, markdown, picture
+
+CONFIG = Path(__file__).parents[1] / "configs" / "tiny_demo.yaml"
+PROBLEMS = 256
+Score = dict[str, Any]
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, the problems and the sampling")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="a folder; what an earlier demo left goes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    run(options.seed, options.out)
+
+
+def run(seed: int, out: Path) -> dict[str, Any]:
+    """Run the demo and return its report, which is also written to ``out``."""
+    for name in ("coldstart", "grpo"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    say, seconds = _clock()
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    train_kwargs = {**config["env_kwargs"], "task_options": {**config["env_kwargs"]["task_options"], "seed": seed}}
+
+    with _stage("cold start", say, seconds):
+        tokenizer = embedded_tokenizer(config["env"], train_kwargs, seed)
+        with RolloutRunner(
+            config["env"], max_concurrent=16, env_kwargs={**train_kwargs, "tokenizer": tokenizer}
+        ) as runner:
+            cold_start(runner, tokenizer, seed, out / "coldstart", say)
+    before_model, after_model = out / "coldstart" / "model", out / "grpo"
+    with _stage("evaluation before", say, seconds):
+        before = evaluate(config["env"], train_kwargs, before_model, seed, say)
+    with _stage("GRPO", say, seconds):
+        grpo.main(_grpo_arguments(seed, before_model, after_model))
+    with _stage("evaluation after", say, seconds):
+        after = evaluate(config["env"], train_kwargs, after_model, seed, say)
+    with _stage("controls", say, seconds):
+        controls = evaluate_controls(config["env"], train_kwargs, after_model, seed, say)
+
+    log = json.loads((after_model / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    report = {"seed": seed, "before": before, "after": after, "controls": controls, "seconds": seconds, "log": log}
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (out / "report.md").write_text(markdown(report), encoding="utf-8")
+    picture(report, out / "curves.png")
+    print("\n" + markdown(report))
+    print(f"Written: {out / 'report.md'}, {out / 'curves.png'}, {out / 'report.json'}")
+    return report
+
+
+def evaluate(
+    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None]
+) -> dict[str, Score]:
+    """Return the scores on fresh problems and on unseen numbers, sampled at temperature 1 and greedily."""
+    scores = {}
+    for split in ("test", "unseen"):
+        with _runner(env, env_kwargs, model, split) as runner:
+            for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+                scores[f"{split} {name}"] = _score(runner, model, temperature, seed)
+                say(_line(f"{split}, {name}", scores[f"{split} {name}"]))
+    return scores
+
+
+def evaluate_controls(
+    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None]
+) -> dict[str, Score]:
+    """Return the scores on fresh problems, sampled, with forgetful sessions and with none at all."""
+    scores = {}
+    pools = {
+        "variables do not persist": lambda: ForgetfulPool(open_pool("ipykernel", allow_unsandboxed=True)),
+        "calls are never executed": InertPool,
+    }
+    for name, make in pools.items():
+        pool: Any = make()
+        with _runner(env, {**env_kwargs, "pool": pool}, model, "test") as runner:
+            try:
+                scores[name] = _score(runner, model, 1.0, seed)
+            finally:
+                runner.call(pool.close)
+        say(_line(name, scores[name]))
+    return scores
+
+
+def _runner(env: str, env_kwargs: Mapping[str, Any], model: Path, split: str) -> RolloutRunner:
+    # The problems of an evaluation are the same for every seed of the demo.
+    changed = {"split": split, "task_options": {"level": 2, "size": PROBLEMS, "seed": 0}}
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return RolloutRunner(env, max_concurrent=32, env_kwargs={**env_kwargs, **changed, "tokenizer": tokenizer})
+
+
+def _score(runner: RolloutRunner, model: Path, temperature: float, seed: int) -> Score:
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    tokenizer = as_tokenizer(AutoTokenizer.from_pretrained(model))
+    policy = HFPolicy(loaded, tokenizer, temperature=temperature, seed=seed)
+    trajectories = runner.run(policy, list(runner.envs[0].tasks), seed)
+    summary = summarize([describe(t) for t in trajectories])
+    right, count = sum(t.reward == 1.0 for t in trajectories), sum(t.reward is not None for t in trajectories)
+    return {
+        "accuracy": right / count,
+        "interval": interval(right, count),
+        "episodes": count,
+        "calls": summary["tools/calls_mean"],
+        "errors": summary["tools/error_ratio"],
+    }
+
+
+def _grpo_arguments(seed: int, model: Path, out: Path) -> list[str]:
+    values = {
+        "model": model,
+        "env_kwargs.task_options.seed": seed,
+        "train.seed": seed,
+        "train.output_dir": out,
+    }
+    return ["--config", str(CONFIG), *(part for key, value in values.items() for part in (f"--{key}", str(value)))]
+
+
+def _line(name: str, score: Score) -> str:
+    low, high = score["interval"]
+    return f"{name}: {score['accuracy']:.1%} ({low:.1%} to {high:.1%}), {score['calls']:.2f} calls an episode"
+
+
+def _clock() -> tuple[Callable[[str], None], dict[str, float]]:
+    started = time.perf_counter()
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - started:4.0f} s] {text}", flush=True)
+
+    return say, {}
+
+
+@contextmanager
+def _stage(name: str, say: Callable[[str], None], seconds: dict[str, float]) -> Iterator[None]:
+    started, cpu = time.perf_counter(), time.process_time()
+    say(f"{name} …")
+    yield
+    seconds[name] = time.perf_counter() - started
+    say(f"{name}: {seconds[name]:.0f} s, {time.process_time() - cpu:.0f} s of CPU in this process")
+
+
+if __name__ == "__main__":
+    main()
