@@ -70,7 +70,9 @@ def bound_output(budget: _Budget) -> None:
     def bounded_traceback(self: Any, etype: Any, evalue: Any, stb: list[str]) -> None:
         message = str(evalue)
         value = evalue if len(message) <= LIMIT else RuntimeError(shorten(message))
-        show_traceback(self, etype, value, [shorten("\n".join(stb))])
+        # The frames of this file are nothing to the model.
+        lines = stb[-1:] if etype is OutputLimitExceeded else stb
+        show_traceback(self, etype, value, [shorten("\n".join(lines))])
 
     OutStream.write = bounded_write
     ZMQShellDisplayHook.write_format_data = bounded_data

@@ -85,7 +85,10 @@ def test_each_end_has_its_reason(turns, limits, stop):
 
 
 def test_a_session_lost_too_often_ends_the_episode(env):
-    env.tool.respond = lambda code: (setattr(env.tool, "losses", env.tool.losses + 1), ToolResult("gone", state="lost"))[1]
+    env.tool.respond = lambda code: (
+        setattr(env.tool, "losses", env.tool.losses + 1),
+        ToolResult("gone", state="lost"),
+    )[1]
     env.reset()
     for _ in range(2):
         assert say(env, CALL)[4]["stop"] is None

@@ -1,0 +1,144 @@
+"""Task sets: generated, files, presets, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from aster_env.envs.python_math.tasks import GENERATORS, LEVELS, OPERATIONS, generate_task, generated
+from aster_env.errors import UsageError
+from aster_env.tasks import PRESETS, TaskSet, load_tasks
+from aster_env.types import Task
+from aster_train.tiny.expert import read_problem
+
+
+def test_the_same_arguments_give_the_same_problems():
+    assert list(generated(size=50, seed=3)) == list(generated(size=50, seed=3))
+    assert list(generated(size=50, seed=3))[:20] == list(generated(size=20, seed=3))
+    assert [t.prompt for t in generated(size=50, seed=3)] != [t.prompt for t in generated(size=50, seed=4)]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_splits_share_no_problem_and_unseen_shares_no_number(level):
+    def content(split, seed):
+        return {
+            t.prompt.partition(".")[0][-12:] + t.prompt.partition(".")[2]
+            for t in generated(split, level=level, size=400, seed=seed)
+        }
+
+    assert not content("train", 0) & content("test", 0)
+    assert not content("train", 0) & content("test", 1)
+    if level <= 2:
+        numbers = {
+            s: {n for t in generated(s, level=level, size=400) for n in operands(t)} for s in ("train", "unseen")
+        }
+        assert not numbers["train"] & numbers["unseen"]
+
+
+def operands(task):
+    problem = read_problem(task.prompt)
+    return [problem.start, *(n for _, n in problem.steps)]
+
+
+@given(index=st.integers(0, 10**6), seed=st.integers(0, 10**6), split=st.sampled_from(["train", "test", "unseen"]))
+def test_the_answer_follows_from_the_prompt(index, seed, split):
+    task = generate_task(split, index, seed=seed)
+    problem = read_problem(task.prompt)
+    value = problem.start
+    for sign, number in problem.steps:
+        value = OPERATIONS[sign][1](value, number)
+    assert task.answers == (str(value),)
+    assert len(problem.steps) == task.metadata["steps"] in (2, 3)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_levels_grow_harder(level):
+    tasks = generated(level=level, size=200)
+    low, high = LEVELS[level].steps
+    assert {t.metadata["steps"] for t in tasks} <= set(range(low, high + 1))
+    assert all(int(t.answers[0]) > 0 for t in tasks)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "write"),
+    [
+        ("jsonl", lambda path, rows: path.write_text("\n".join(map(json.dumps, rows)) + "\n")),
+        ("json", lambda path, rows: path.write_text(json.dumps(rows))),
+        (
+            "parquet",
+            lambda path, rows: __import__("pyarrow.parquet").parquet.write_table(
+                __import__("pyarrow").Table.from_pylist(rows), path
+            ),
+        ),
+    ],
+)
+def test_files_are_read_with_their_usual_columns(tmp_path, suffix, write):
+    rows = [{"question": f"What is {n}?", "answer": str(n)} for n in range(3)]
+    path = tmp_path / f"rows.{suffix}"
+    write(path, rows)
+    tasks = load_tasks(str(path))
+    assert [(t.prompt, t.answers) for t in tasks] == [(f"What is {n}?", (str(n),)) for n in range(3)]
+    assert len({t.id for t in tasks}) == 3
+
+
+def test_a_field_map_reaches_nested_columns(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"chat": [{"content": "Q"}], "meta": {"gold": 7}, "key": "k"}) + "\n")
+    (task,) = load_tasks(str(path), fields={"prompt": "chat.0.content", "answers": "meta.gold", "id": "key"})
+    assert (task.id, task.prompt, task.answers) == ("k", "Q", ("7",))
+
+
+@pytest.mark.parametrize(
+    ("content", "fields", "says"),
+    [
+        ("{", None, "line 1"),
+        ('{"a": 1}', None, "prompt"),
+        ('{"question": "x", "answer": "1"}', {"prompt": "questoin", "answers": "answer"}, "question"),
+        ("", None, "is empty"),
+    ],
+)
+def test_bad_files_are_named_with_the_line_and_the_fix(tmp_path, content, fields, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=says) as caught:
+        load_tasks(str(path), fields=fields)
+    assert "rows.jsonl" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "says"),
+    [
+        ("aime2", {}, "Did you mean 'aime2"),
+        ("generate", {}, "Did you mean 'generated'"),
+        ("generated", {"split": "tset"}, "Did you mean 'test'"),
+        ("generated", {"options": {"level": 9}}, "level=9"),
+        ("generated", {"options": {"levle": 1}}, "Did you mean 'level'"),
+        ("missing.jsonl", {}, "missing.jsonl"),
+        ("x.jsonl", {"fields": {"promt": "question"}}, "x.jsonl|Did you mean 'prompt'"),
+        ([1], {}, r"tasks\[0\]"),
+    ],
+)
+def test_bad_specs_are_named(spec, options, says):
+    with pytest.raises(UsageError, match=says):
+        load_tasks(spec, generators=GENERATORS, **options)
+
+
+def test_presets_read_a_local_file(tmp_path):
+    path = tmp_path / "gsm.jsonl"
+    path.write_text(json.dumps({"question": "How many?", "answer": "1 + 1 = 2\n#### 1,002"}) + "\n")
+    (task,) = load_tasks("gsm8k", path=path)
+    assert task.answers == ("1002",)
+    assert {"aime24", "aime25", "hmmt25", "beyond_aime", "gsm8k", "math500", "dapo17k"} <= set(PRESETS)
+
+
+def test_a_set_finds_slices_and_shuffles():
+    tasks = TaskSet([Task(f"t{n}", "?", (str(n),)) for n in range(10)])
+    assert tasks.get("t3").answers == ("3",)
+    assert [t.id for t in tasks[2:4]] == ["t2", "t3"]
+    assert sorted(t.id for t in tasks.shuffled(1)) == sorted(t.id for t in tasks)
+    assert [t.id for t in tasks.shuffled(1)] != [t.id for t in tasks]
+    with pytest.raises(UsageError, match="t3"):
+        TaskSet([Task("t3", "?", ("1",)), Task("t3", "?", ("1",))])
