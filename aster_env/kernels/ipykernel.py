@@ -20,7 +20,7 @@ import sys as _sys
 for _name in ("last_type", "last_value", "last_traceback", "last_exc"):
     _sys.__dict__.pop(_name, None)
 get_ipython().reset(new_session=True)
-get_ipython().user_ns.update(_="", __="", ___="")
+get_ipython().user_ns.update(_="", __="", ___="", __doc__=None, __loader__=None, __package__=None, __spec__=None)
 """
 
 

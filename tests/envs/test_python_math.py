@@ -1,0 +1,219 @@
+"""ASTER/PythonMath-v0 as its users meet it: Gymnasium's checker, real sessions, vectors, real questions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import aster_env
+from aster_env.envs.python_math.env import PythonMathEnv
+from aster_env.errors import UsageError
+from aster_env.types import StopReason
+from tests.kernels.test_ipykernel import alive, wait_until_gone
+
+OPTIONS = {"allow_unsandboxed": True, "task_options": {"size": 8}}
+
+
+def call(code):
+    return f'<tool_call>\n{json.dumps({"name": "python", "arguments": {"code": code}})}\n</tool_call>'
+
+
+def make(**options):
+    return gym.make("ASTER/PythonMath-v0", **OPTIONS, **options)
+
+
+def say(env, text):
+    return env.step(np.array(env.unwrapped.tokenizer.encode(text), dtype=np.int32))
+
+
+def test_gymnasiums_checker_passes():
+    env = make().unwrapped
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+def test_check_env_passes_for_text():
+    env = make(view="text").unwrapped
+    check_env(env, skip_render_check=True)
+    env.close()
+
+
+def test_an_episode_with_a_real_session():
+    env = make(view="text", timeout=2)
+    prompt, info = env.reset(seed=3)
+    task = env.unwrapped.tasks.get(info["task_id"])
+    assert task.prompt in prompt
+    assert "\\boxed{}" in prompt
+    text = env.step(call("x = 6 * 7\nx"))[0]
+    assert "42" in text
+    assert "ZeroDivisionError" in env.step(call("x / 0"))[0]
+    assert "43" in env.step(call("x + 1"))[0]
+    late = env.step(call("while True: pass"))
+    assert "longer than 2 s" in late[0]
+    assert "kept" in late[0]
+    assert "43" in env.step(call("x + 1"))[0]
+    assert "no output" in env.step(call("y = 1"))[0]
+    assert "Unknown tool" in env.step('<tool_call>{"name": "pyhton", "arguments": {"code": "1"}}</tool_call>')[0]
+    alias = env.step('<tool_call>{"name": "code_interpreter", "arguments": {"code": "x"}}</tool_call>')
+    assert "42" in alias[0]
+    _, reward, terminated, _, info = env.step(f"So \\boxed{{{task.answers[0]}}}")
+    assert (reward, terminated) == (1.0, True)
+    assert info["tool_calls"] == 7
+    results = info["trajectory"].results
+    assert [result.ok for result in results] == [True, False, True, False, True, True, False, True]
+    assert [result.timed_out for result in results].count(True) == 1
+    env.close()
+
+
+def test_output_is_bounded_with_the_count_of_what_was_dropped():
+    env = make(view="text", max_output=100)
+    env.reset(seed=0)
+    text = env.step(call("print('a' * 500 + 'b' * 500)"))[0]
+    assert "[… 900 characters dropped …]" in text
+    assert "a" * 50 in text
+    assert "b" * 50 in text
+    assert "a" * 51 not in text
+    env.close()
+
+
+def test_each_episode_has_its_own_session():
+    env = make(view="text")
+    env.reset(seed=0)
+    env.step(call("secret = 5\nimport math\nmath.mark = 1"))
+    env.reset(seed=0)
+    assert "NameError" in env.step(call("secret"))[0]
+    assert "AttributeError" in env.step(call("import math\nmath.mark"))[0]
+    env.close()
+
+
+def test_the_same_seed_and_actions_give_the_same_bytes():
+    def play():
+        env = make()
+        rows = [env.reset(seed=5)[0].tobytes()]
+        rows += [say(env, call(code))[0].tobytes() for code in ("x = 2**64\nx", "print(x)\ny", "1 +")]
+        env.close()
+        return rows
+
+    assert play() == play()
+
+
+def test_vectors_run_their_tools_at_once_and_reset_themselves():
+    envs = gym.make_vec("ASTER/PythonMath-v0", num_envs=4, **OPTIONS, view="text")
+    observations, info = envs.reset(seed=0)
+    assert len(observations) == 4
+    assert info["_task_id"].all()
+    envs.step([call("1")] * 4)
+    started = time.monotonic()
+    envs.step([call("import time; time.sleep(1)")] * 4)
+    assert time.monotonic() - started < 3
+    answers = [f"\\boxed{{{envs.envs[i].tasks.get(info['task_id'][i]).answers[0]}}}" for i in range(4)]
+    answers[3] = call("1")
+    _, rewards, terminated, truncated, info = envs.step(answers)
+    assert rewards.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert terminated.tolist() == [True, True, True, False]
+    assert not truncated.any()
+    assert info["stop"][0] is StopReason.ANSWERED
+    observations, rewards, terminated, _, info = envs.step(["ignored"] * 3 + [call("2")])
+    assert rewards.tolist() == [0.0] * 4
+    assert not terminated.any()
+    assert info["tool_calls"].tolist() == [0, 0, 0, 4]
+    assert all("?" in o for o in observations[:3])
+    envs.close()
+
+
+def test_same_step_autoreset_keeps_the_end_of_the_episode():
+    envs = gym.make_vec(
+        "ASTER/PythonMath-v0", num_envs=2, vector_kwargs=None, autoreset_mode="SameStep", **OPTIONS, view="text"
+    )
+    envs.reset(seed=0)
+    _, _, terminated, _, info = envs.step(["hm", call("1")])
+    assert terminated.tolist() == [True, False]
+    assert info["final_info"][0]["stop"] is StopReason.VOID_TURN
+    assert info["stop"][0] is None
+    envs.close()
+
+
+def test_it_warns_once_that_nothing_is_isolated():
+    program = textwrap.dedent("""
+        import warnings
+        import gymnasium as gym
+        import aster_env
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gym.make("ASTER/PythonMath-v0", task_options={"size": 2})
+            gym.make("ASTER/PythonMath-v0", task_options={"size": 2})
+        print([w.category.__name__ for w in caught])
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['UnsandboxedWarning']"
+
+
+def test_no_process_is_left_after_sigkill_of_the_program():
+    program = textwrap.dedent("""
+        import gymnasium as gym, aster_env, sys, time
+        env = gym.make("ASTER/PythonMath-v0", allow_unsandboxed=True, view="text", task_options={"size": 2})
+        env.reset(seed=0)
+        call = '<tool_call>{"name": "python", "arguments": {"code": "import os\\\\nprint(os.getpid())"}}</tool_call>'
+        text = env.step(call)[0]
+        print("".join(c for c in text if c.isdigit()), flush=True)
+        time.sleep(1000)
+    """)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+    wait_until_gone([pid])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("ASTER/PythonMath-v0", {"dialect": "herms"}, "Did you mean 'hermes'"),
+        ("ASTER/PythonMath-v0", {"tasks": "aime_25"}, "Did you mean"),
+        ("ASTER/PythonMath-v0", {"pool": "zygot"}, "pool"),
+        ("ASTER/PythonMath-v0", {"max_tool_calls": -1}, "max_tool_calls=-1"),
+        ("ASTER/PythonMath-v0", {"tokenizer": "./no/such/folder"}, "no/such/folder"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_starts(name, options, says):
+    with pytest.raises(UsageError, match=says):
+        env = gym.make(name, allow_unsandboxed=True, **options)
+        env.reset()
+
+
+def test_an_unknown_environment_gets_gymnasiums_suggestion():
+    with pytest.raises(gym.error.NameNotFound, match="PythonMath"):
+        gym.make("ASTER/PythonMaths-v0")
+
+
+def test_importing_the_gym_pulls_in_no_torch():
+    program = "import sys, aster_env, gymnasium; gymnasium.make('ASTER/PythonMath-v0', allow_unsandboxed=True)\n"
+    program += "print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_gold_answer_scores_one_and_every_empty_one_zero():
+    """On the generated family, through the environment; real sets are checked by benchmarks/gold.py."""
+    env = PythonMathEnv(**OPTIONS, view="text")
+    for task in env.tasks:
+        for answer, expected in ((task.answers[0], 1.0), ("", 0.0)):
+            env.reset(options={"task_id": task.id})
+            assert env.step(f"\\boxed{{{answer}}}")[1] == expected
+    env.close()
+
+
+def test_the_version_is_the_packages():
+    import importlib.metadata
+
+    assert aster_env.__version__ == importlib.metadata.version("aster-gym")
+    assert Path(aster_env.__file__).with_name("py.typed").exists()
