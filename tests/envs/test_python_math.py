@@ -132,7 +132,7 @@ def test_vectors_run_their_tools_at_once_and_reset_themselves():
 
 def test_same_step_autoreset_keeps_the_end_of_the_episode():
     envs = gym.make_vec(
-        "ASTER/PythonMath-v0", num_envs=2, vector_kwargs=None, autoreset_mode="SameStep", **OPTIONS, view="text"
+        "ASTER/PythonMath-v0", num_envs=2, autoreset_mode="SameStep", **OPTIONS, view="text"
     )
     envs.reset(seed=0)
     _, _, terminated, _, info = envs.step(["hm", call("1")])

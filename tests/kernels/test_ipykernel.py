@@ -214,7 +214,7 @@ def test_a_session_that_could_have_left_something_is_not_used_again(code):
 PROBE = "import sys\n(sorted(globals()), In, Out, _, __, [n for n in dir(sys) if n.startswith('last')])"
 
 
-@pytest.mark.parametrize("code", ["x = 172 * 64\nx", "x", "1 / 0", "print(sum(range(10)))", "(", "y = [1, 2]"])
+@pytest.mark.parametrize("code", ["x = 172 * 64\nx", "x", "1 / 0", "print(sum(range(10)))", "y = [1, 2]"])
 def test_a_reused_process_is_as_new(code):
     async def test(pool):
         kernel = await pool.start()
