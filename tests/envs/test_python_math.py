@@ -24,7 +24,7 @@ OPTIONS = {"allow_unsandboxed": True, "task_options": {"size": 8}}
 
 
 def call(code):
-    return f'<tool_call>\n{json.dumps({"name": "python", "arguments": {"code": code}})}\n</tool_call>'
+    return f"<tool_call>\n{json.dumps({'name': 'python', 'arguments': {'code': code}})}\n</tool_call>"
 
 
 def make(**options):
@@ -131,9 +131,7 @@ def test_vectors_run_their_tools_at_once_and_reset_themselves():
 
 
 def test_same_step_autoreset_keeps_the_end_of_the_episode():
-    envs = gym.make_vec(
-        "ASTER/PythonMath-v0", num_envs=2, autoreset_mode="SameStep", **OPTIONS, view="text"
-    )
+    envs = gym.make_vec("ASTER/PythonMath-v0", num_envs=2, autoreset_mode="SameStep", **OPTIONS, view="text")
     envs.reset(seed=0)
     _, _, terminated, _, info = envs.step(["hm", call("1")])
     assert terminated.tolist() == [True, False]
@@ -186,8 +184,7 @@ def test_no_process_is_left_after_sigkill_of_the_program():
 )
 def test_bad_arguments_are_named_before_anything_starts(name, options, says):
     with pytest.raises(UsageError, match=says):
-        env = gym.make(name, allow_unsandboxed=True, **options)
-        env.reset()
+        gym.make(name, allow_unsandboxed=True, **options).reset()
 
 
 def test_an_unknown_environment_gets_gymnasiums_suggestion():

@@ -1,0 +1,243 @@
+"""grpo.py and sft.py as commands: configuration, checkpoints, and a run killed in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aster_env.dialects import make_dialect
+from aster_env.errors import UsageError
+from aster_env.tokenizers import ByteTokenizer, as_tokenizer
+from aster_train.config import GRPOSettings, SFTSettings, build, check_model, read_settings, resume_from
+from aster_train.examples import IGNORED, read_examples
+from aster_train.tiny.tokenizer import make_tokenizer
+from tests.train.support import save_model
+
+ROOT = Path(__file__).parents[2]
+
+
+def grpo_config(folder, out, **train):
+    return {
+        "model": save_model(folder / "model"),
+        "env_kwargs": {
+            "tasks": "generated", "task_options": {"size": 16, "level": 1}, "instruction": "", "max_tokens": 120,
+            "max_tool_calls": 2, "allow_unsandboxed": True,
+        },
+        # One episode at a time: what shares a batch decides the last bits of a probability.
+        "max_concurrent": 1,
+        "train": {
+            "output_dir": str(out), "per_device_train_batch_size": 4, "steps_per_generation": 2, "num_generations": 2,
+            "max_steps": 8, "save_steps": 2, "learning_rate": 1e-2, "gradient_checkpointing": False, "seed": 7,
+            "disable_tqdm": True, "use_cpu": True, **train,
+        },
+    }  # fmt: skip
+
+
+def launch(script, config, *arguments):
+    path = Path(config["train"]["output_dir"]).with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(config))
+    command = [sys.executable, str(ROOT / "aster_train" / script), "--config", str(path), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=path.parent)
+
+
+def finish(process, code=0):
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def digest(folder):
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_weights(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    output = finish(launch("grpo.py", grpo_config(tmp_path, whole)))
+    assert "step 8/8" in output
+    process = launch("grpo.py", grpo_config(tmp_path, cut))
+    deadline = time.monotonic() + 150
+    while not (cut / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # polling with a deadline
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (cut / "model.safetensors").exists()
+    output = finish(launch("grpo.py", grpo_config(tmp_path, cut)))
+    assert digest(cut) == digest(whole)
+    assert digest(cut) != digest(tmp_path / "model")
+    assert "step 2/8" not in output
+    names = sorted(path.name for path in (cut / "trajectories").iterdir())
+    assert names == [f"train-{step:06d}.jsonl" for step in (0, 2, 4, 6)]
+    for name in names:
+        ours, theirs = (
+            [json.loads(line)["turns"][1]["ids"] for line in (folder / "trajectories" / name).open()]
+            for folder in (cut, whole)
+        )
+        assert ours == theirs
+
+
+def test_a_half_written_checkpoint_is_passed_over_and_kept(tmp_path):
+    for step, whole in ((2, True), (4, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert resume_from(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert (tmp_path / "broken-checkpoint-4").is_dir()
+    assert resume_from(tmp_path / "none") is None
+
+
+def test_sft_learns_from_trajectories_that_grpo_wrote(tmp_path):
+    config = grpo_config(tmp_path, tmp_path / "grpo", max_steps=2, save_strategy="no")
+    config["max_concurrent"] = 4
+    finish(launch("grpo.py", config))
+    data = tmp_path / "grpo" / "trajectories" / "train-000000.jsonl"
+    out = tmp_path / "sft"
+    settings = {
+        "model": config["model"], "data": str(data),
+        "train": {"output_dir": str(out), "max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 2,
+                  "gradient_checkpointing": False, "use_cpu": True, "max_length": 400},
+    }  # fmt: skip
+    output = finish(launch("sft.py", settings))
+    assert "8 examples" in output
+    assert "0 overlong dropped; 0 written with another tokenizer" in output
+    assert digest(out) != digest(config["model"])
+    settings["train"]["max_steps"] = 6
+    output = finish(launch("sft.py", settings))
+    assert "step 6/6" in output
+    assert "step 3/6" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--modle", "x"], "Did you mean 'model'"),
+        (["--train.learning_rte", "1"], "Did you mean 'learning_rate'"),
+        (["--env", "ASTER/PythonMaths-v0"], "PythonMath"),
+        (["--env_kwargs.dialect", "herms"], "Did you mean 'hermes'"),
+        (["--env_kwargs.tasks", "aime_25"], "Did you mean"),
+        (["--env_kwargs.max_calls", "3"], "max_tool_calls|max_calls"),
+        (["--model", "./no/such/model"], "no/such/model"),
+        (["--policy", "vlm"], "Allowed: 'hf'"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line_that_says_what_to_write(tmp_path, arguments, says):
+    output = finish(launch("grpo.py", grpo_config(tmp_path, tmp_path / "out"), *arguments), code=1)
+    assert "Traceback" not in output
+    last = output.strip().splitlines()[-1]
+    import re
+
+    assert re.search(says, last), output
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_come_from_the_file_and_the_command_line_over_it(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: a\ntrain: {output_dir: x, seed: 1}\n")
+    arguments = [
+        "--config",
+        str(path),
+        "--train.seed",
+        "2",
+        "--train.learning_rate=1e-6",
+        "--env_kwargs.tasks",
+        "gsm8k",
+    ]
+    settings = read_settings(GRPOSettings, arguments, "")
+    assert settings.model == "a"
+    assert settings.train == {"output_dir": "x", "seed": 2, "learning_rate": 1e-6}
+    assert settings.env_kwargs == {"tasks": "gsm8k"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "says"),
+    [
+        (GRPOSettings, {}, "lacks 'model'"),
+        (GRPOSettings, {"model": 3}, "a string"),
+        (GRPOSettings, {"model": "m", "train": 1}, "a mapping"),
+        (GRPOSettings, {"model": "m", "max_concurrent": "many"}, "an integer"),
+        (SFTSettings, {"model": "m", "dta": "x"}, "Did you mean 'data'"),
+    ],
+)
+def test_wrong_values_are_named(kind, values, says):
+    with pytest.raises(UsageError, match=says):
+        build(kind, values)
+
+
+@pytest.mark.parametrize("text", ["[1]", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"c\.yaml"):
+        read_settings(GRPOSettings, ["--config", str(path)], "")
+    with pytest.raises(UsageError, match=r"d\.yaml.*Beside it: c\.yaml"):
+        read_settings(GRPOSettings, ["--config", str(tmp_path / "d.yaml")], "")
+
+
+def test_a_model_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"has no config\.json"):
+        check_model(str(tmp_path))
+    check_model("owner/name")
+
+
+def test_every_shipped_configuration_is_valid():
+    for path in (ROOT / "aster_train" / "configs").glob("*.yaml"):
+        build(GRPOSettings, {"model": "m", **yaml.safe_load(path.read_text())})
+
+
+def test_examples_drop_what_is_too_long_and_count_it(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [
+        {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A" * n}]} for n in (3, 2000)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    examples = read_examples(str(path), make_dialect("hermes", ByteTokenizer()), 500)
+    assert (len(examples.rows), examples.overlong) == (1, 1)
+    row = examples.rows[0]
+    learned = [i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+    assert ByteTokenizer().decode(learned) == "AAA<|im_end|>"
+    with pytest.raises(UsageError, match="no example"):
+        read_examples(str(path), make_dialect("hermes", ByteTokenizer()), 5)
+
+
+def test_a_trajectory_of_another_tokenizer_is_tokenised_anew_and_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    text = "What is 12? \\boxed{12}"
+    turns = [
+        {"role": role, "text": text, "ids": list(text.encode()), "seconds": 0.0} for role in ("environment", "model")
+    ]
+    row = {"task": {"id": "t", "prompt": "p", "answers": ["1"]}, "stop": None, "reward": None, "reward_terms": {},
+           "shaping": {}, "answer": None, "error": None, "seconds": {}, "turns": turns}  # fmt: skip
+    path.write_text(json.dumps(row))
+    bpe = as_tokenizer(make_tokenizer([text * 5], 300))
+    assert read_examples(str(path), make_dialect("hermes", ByteTokenizer()), None).retokenized == 0
+    examples = read_examples(str(path), make_dialect("hermes", bpe), None)
+    assert examples.retokenized == 1
+    assert bpe.decode(examples.rows[0]["input_ids"]) == text * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 1"),
+        ("{}", "'turns'"),
+        ('{"messages": [{"role": "user", "content": "Q"}]}', "no episode"),
+        ('{"messages": [{"role": "assistent", "content": "Q"}]}', "Did you mean 'assistant'"),
+    ],
+)
+def test_bad_examples_are_named_with_their_line(tmp_path, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(line)
+    with pytest.raises(UsageError, match=says):
+        read_examples(str(path), make_dialect("hermes", ByteTokenizer()), None)
+    with pytest.raises(UsageError, match=r"Beside it: rows\.jsonl"):
+        read_examples(str(tmp_path / "row.jsonl"), make_dialect("hermes", ByteTokenizer()), None)
