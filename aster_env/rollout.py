@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -12,9 +14,10 @@ from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from aster_env.env import ToolEnv
-from aster_env.errors import InfrastructureError, UsageError
+from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.types import Task, Trajectory
 
 T = TypeVar("T")
@@ -167,6 +170,7 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
     """Make ``count`` environments that share their TaskSet and, once in use, their kernel pool."""
     if count < 1:
         raise UsageError(f"max_concurrent={count} is not allowed. Allowed: at least 1.")
+    _check_arguments(env_id, env_kwargs)
     envs: list[ToolEnv] = []
     for _ in range(count):
         kwargs = dict(env_kwargs)
@@ -181,6 +185,24 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
     return envs
 
 
+def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` for an unknown environment, or for an argument that it does not have."""
+    module, _, name = env_id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        entry_point = gym.spec(name).entry_point
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        known = ", ".join(sorted(name for name in gym.registry if name.startswith("ASTER/")))
+        raise UsageError(f"{error} Environments of this gym: {known}.") from error
+    made = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    classes = made.__mro__ if isinstance(made, type) else (made,)
+    inits = [c.__init__ if isinstance(c, type) else c for c in classes if c is not object]
+    names = {name for init in inits for name, p in inspect.signature(init).parameters.items() if p.kind not in (2, 4)}
+    for given in env_kwargs:
+        check_name(f"argument of {env_id}", given, sorted(names - {"self"}))
+
+
 def episode_seed(seed: int, index: int) -> int:
     """Return a seed below 2**31 for episode ``index``, well spread over both arguments."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
@@ -190,7 +212,7 @@ class RolloutRunner:
     """Blocking rollouts on an event loop of its own; environments and sessions live from one run to the next.
 
     Args:
-        env_id: the environment.
+        env_id: the environment; ``"package:Name-v0"`` imports the package that registers it.
         max_concurrent: episodes that live at once.
         env_kwargs: passed to ``gymnasium.make``.
 

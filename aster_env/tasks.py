@@ -6,20 +6,14 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aster_env.errors import MissingExtraError, UnknownNameError, UsageError, check_name
+from aster_env.presets import PRESETS, USUAL, Fields, Preset
 from aster_env.types import Task
-
-Fields = Mapping[str, str]
-"""Where a Task's parts are in a row: ``{"prompt": "question", "answers": "answer", "id": "id"}``.
-
-A value is a column, or a path into nested ones: ``"reward_model.ground_truth"``, ``"prompt.0.content"``.
-"""
 
 
 class TaskSet(Sequence[Task]):
@@ -72,63 +66,6 @@ class TaskSet(Sequence[Task]):
         return TaskSet([self._tasks[i] for i in order], self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """A public question set: where it is on the hub, what its columns are called, and its licence."""
-
-    hub: str
-    split: str
-    fields: Fields
-    licence: str
-    config: str | None = None
-    aliases: tuple[str, ...] = ()
-    local_fields: tuple[Fields, ...] = ()
-    clean: Callable[[str], str] = field(default=str)
-
-
-def _after_hashes(answer: str) -> str:
-    """GSM8K writes the answer after ``####``, behind the worked solution."""
-    return answer.rpartition("####")[2].strip().replace(",", "")
-
-
-_QA = {"prompt": "question", "answers": "answer"}
-_PA = {"prompt": "problem", "answers": "answer"}
-_IO = {"prompt": "input", "answers": "output"}
-_USUAL: tuple[Fields, ...] = (
-    {"prompt": "prompt", "answers": "answers"},
-    {"prompt": "prompt", "answers": "answer"},
-    _QA,
-    _PA,
-    _IO,
-)
-
-PRESETS: dict[str, Preset] = {
-    "aime24": Preset(
-        "HuggingFaceH4/aime_2024", "train", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2024",),
-        local_fields=_USUAL,
-    ),
-    "aime25": Preset(
-        "math-ai/aime25", "test", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2025",), local_fields=_USUAL
-    ),
-    "hmmt25": Preset(
-        "MathArena/hmmt_feb_2025", "train", {**_PA, "id": "problem_idx"}, "CC BY-NC-SA 4.0", aliases=("hmmt2025",),
-        local_fields=_USUAL,
-    ),
-    "beyond_aime": Preset(
-        "ByteDance-Seed/BeyondAIME", "test", _PA, "CC0-1.0", aliases=("beyondaime",), local_fields=_USUAL
-    ),
-    "gsm8k": Preset("openai/gsm8k", "test", _QA, "MIT", config="main", clean=_after_hashes),
-    "math500": Preset(
-        "HuggingFaceH4/MATH-500", "test", {**_PA, "id": "unique_id"}, "MIT", aliases=("math-500",), local_fields=_USUAL
-    ),
-    "dapo17k": Preset(
-        "BytedTsinghua-SIA/DAPO-Math-17k", "train",
-        {"prompt": "prompt.0.content", "answers": "reward_model.ground_truth", "id": "extra_info.index"},
-        "Apache-2.0", aliases=("dapo-math-17k",), local_fields=_USUAL,
-    ),
-}  # fmt: skip
-
-
 def load_tasks(
     spec: Any,
     *,
@@ -161,10 +98,10 @@ def load_tasks(
         tasks = _generate(
             spec, (generators or {})[spec], {**(options or {}), **({} if split is None else {"split": split})}
         )
-    elif options:
-        raise UsageError(f"Options {dict(options)!r} were given for {spec!r}. Only generated families have options.")
     else:
         tasks = _resolve(spec, path, split, fields, kind, generators or {})
+        if options:
+            raise UsageError(f"Options {dict(options)!r} were given for {spec!r}. Only generated families have some.")
     return tasks if limit is None else tasks[:limit]
 
 
@@ -221,7 +158,7 @@ def from_file(
     }  # fmt: skip
     rows = readers[check_name("file ending", path.suffix, readers)](path)
     if fields is None and rows and isinstance(rows[0], dict):
-        fields = next((usual for usual in _USUAL if set(usual.values()) <= set(rows[0])), None)
+        fields = next((usual for usual in USUAL if set(usual.values()) <= set(rows[0])), None)
     return _rows_to_tasks(rows, fields, str(path), kind, clean)
 
 

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import RepeatSampler
 
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.rollout import Policy, RolloutRunner
@@ -103,6 +104,12 @@ class AsterGRPOTrainer(GRPOTrainer):
         metrics["time/update"].append(time.perf_counter() - started - self._rollout_seconds)
         return loss
 
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> TaskSampler:
+        """Return TRL's sampler, in an order that a resumed run repeats."""
+        theirs = super()._get_train_sampler(dataset)
+        names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
+        return TaskSampler(**{name: getattr(theirs, name) for name in names})
+
     def _hf_policy(self, tokenizer: Any, max_concurrent: int, settings: dict[str, Any]) -> HFPolicy:
         if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
             raise UsageError("policy: 'hf' reads whole weights, and ZeRO-3 splits them. Fix: use ZeRO stage 2 or less.")
@@ -180,6 +187,18 @@ class AsterGRPOTrainer(GRPOTrainer):
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
+
+
+class TaskSampler(RepeatSampler):
+    """TRL's sampler with an order drawn from the seed and the epoch.
+
+    TRL's own generator only ever goes on, so that a run resumed in its second epoch would go through the first again.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch; called by the trainer at its start."""
+        if self.shuffle:
+            self.generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
 
 
 def training_row(trajectory: Trajectory, pad_id: int) -> dict[str, list[Any]]:

@@ -10,7 +10,8 @@ from hypothesis import given
 
 from aster_env.envs.python_math.tasks import GENERATORS, LEVELS, OPERATIONS, generate_task, generated
 from aster_env.errors import UsageError
-from aster_env.tasks import PRESETS, TaskSet, load_tasks
+from aster_env.presets import PRESETS
+from aster_env.tasks import TaskSet, load_tasks
 from aster_env.types import Task
 from aster_train.tiny.expert import read_problem
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -46,7 +47,14 @@ def launch(script, config, *arguments):
     path = Path(config["train"]["output_dir"]).with_suffix(".yaml")
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, str(ROOT / "aster_train" / script), "--config", str(path), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=path.parent)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=path.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def finish(process, code=0):
@@ -61,9 +69,14 @@ def digest(folder):
 
 def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_weights(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    output = finish(launch("grpo.py", grpo_config(tmp_path, whole)))
+
+    def launch_run(out):
+        parity = {"env": "tests.train.parity:Parity-v0", "env_kwargs": {}}
+        return launch("grpo.py", {**grpo_config(tmp_path, out), **parity})
+
+    output = finish(launch_run(whole))
     assert "step 8/8" in output
-    process = launch("grpo.py", grpo_config(tmp_path, cut))
+    process = launch_run(cut)
     deadline = time.monotonic() + 150
     while not (cut / "checkpoint-4" / "trainer_state.json").exists():
         assert process.poll() is None, process.communicate()[0]
@@ -72,7 +85,7 @@ def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_weights(tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (cut / "model.safetensors").exists()
-    output = finish(launch("grpo.py", grpo_config(tmp_path, cut)))
+    output = finish(launch_run(cut))
     assert digest(cut) == digest(whole)
     assert digest(cut) != digest(tmp_path / "model")
     assert "step 2/8" not in output
@@ -80,7 +93,7 @@ def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_weights(tmp_pa
     assert names == [f"train-{step:06d}.jsonl" for step in (0, 2, 4, 6)]
     for name in names:
         ours, theirs = (
-            [json.loads(line)["turns"][1]["ids"] for line in (folder / "trajectories" / name).open()]
+            [json.loads(row)["turns"][1]["ids"] for row in (folder / "trajectories" / name).read_text().splitlines()]
             for folder in (cut, whole)
         )
         assert ours == theirs
@@ -134,8 +147,6 @@ def test_a_wrong_configuration_is_one_line_that_says_what_to_write(tmp_path, arg
     output = finish(launch("grpo.py", grpo_config(tmp_path, tmp_path / "out"), *arguments), code=1)
     assert "Traceback" not in output
     last = output.strip().splitlines()[-1]
-    import re
-
     assert re.search(says, last), output
     assert not (tmp_path / "out").exists()
 

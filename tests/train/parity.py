@@ -1,0 +1,29 @@
+"""An environment whose reward any model's samples vary in: the share of even ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from aster_env.limits import Limits
+from aster_env.types import RewardResult, Task, Trajectory
+from tests.support import EchoEnv
+
+
+class EvenIds:
+    async def __call__(self, task: Task, trajectory: Trajectory) -> RewardResult:
+        ids = [i for turn in trajectory.model_turns for i in turn.ids]
+        return RewardResult(sum(i % 2 == 0 for i in ids) / max(1, len(ids)))
+
+    async def close(self) -> None:
+        pass
+
+
+class ParityEnv(EchoEnv):
+    def __init__(self, max_tokens: int = 120, tokenizer: Any = None, render_mode: str | None = None) -> None:
+        super().__init__(tokenizer=tokenizer, limits=Limits(2, max_tokens))
+        self.reward = EvenIds()
+
+
+gym.register("Parity-v0", entry_point=ParityEnv, disable_env_checker=True)
