@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,11 +15,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trl import GRPOConfig, SFTConfig
 
 from aster_env.dialects import make_dialect
 from aster_env.errors import UsageError
 from aster_env.tokenizers import ByteTokenizer, as_tokenizer
-from aster_train.config import GRPOSettings, SFTSettings, build, check_model, read_settings, resume_from
+from aster_train.config import (
+    ASTER,
+    SFT,
+    GRPOSettings,
+    SFTSettings,
+    build,
+    check_model,
+    read_settings,
+    resume_from,
+    training_arguments,
+)
 from aster_train.examples import IGNORED, read_examples
 from aster_train.tiny.tokenizer import make_tokenizer
 from tests.train.support import save_model
@@ -202,7 +214,12 @@ def test_a_model_folder_without_a_model_is_named(tmp_path):
 
 def test_every_shipped_configuration_is_valid():
     for path in (ROOT / "aster_train" / "configs").glob("*.yaml"):
-        build(GRPOSettings, {"model": "m", **yaml.safe_load(path.read_text())})
+        values = yaml.safe_load(path.read_text())
+        settings = build(SFTSettings if "data" in values else GRPOSettings, {"model": "m", **values})
+        kind, defaults = (SFTConfig, SFT) if "data" in values else (GRPOConfig, ASTER)
+        if not values["train"].get("bf16"):
+            training_arguments(kind, defaults, {"output_dir": "x", **settings.train})
+        assert set(settings.train) <= {f.name for f in dataclasses.fields(kind)}
 
 
 def test_examples_drop_what_is_too_long_and_count_it(tmp_path):
