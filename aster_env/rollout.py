@@ -196,8 +196,8 @@ def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
         known = ", ".join(sorted(name for name in gym.registry if name.startswith("ASTER/")))
         raise UsageError(f"{error} Environments of this gym: {known}.") from error
     made: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    classes: Sequence[Any] = made.__mro__ if isinstance(made, type) else (made,)
-    inits = [c.__init__ if isinstance(c, type) else c for c in classes if c is not object]
+    classes = made.__mro__[:-1] if isinstance(made, type) else ()
+    inits = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)] or [made]
     names = {name for init in inits for name, p in inspect.signature(init).parameters.items() if p.kind not in (2, 4)}
     for given in env_kwargs:
         check_name(f"argument of {env_id}", given, sorted(names - {"self"}))

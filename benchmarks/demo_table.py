@@ -1,6 +1,6 @@
 """Print the table of the demo's kept reports: ``make demo SEED=n``, then this with the folder of each report.json.
 
-    python benchmarks/demo_table.py [--keep runs/demo/report.json]
+python benchmarks/demo_table.py [--keep runs/demo/report.json]
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ RESULTS = Path(__file__).parent / "results"
 def keep(path: Path) -> None:
     """Store a report under its seed, its long log thinned to what the picture shows."""
     report = json.loads(path.read_text(encoding="utf-8"))
-    names = ("step", "accuracy", "tools/calls_mean", "entropy", "groups_without_variance", "time/rollout", "time/update")
+    names = (
+        "step",
+        "accuracy",
+        "tools/calls_mean",
+        "entropy",
+        "groups_without_variance",
+        "time/rollout",
+        "time/update",
+    )
     report["log"] = [{n: round(row[n], 5) for n in names if n in row} for row in report["log"] if "accuracy" in row]
     target = RESULTS / f"demo_seed{report['seed']}.json"
     target.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

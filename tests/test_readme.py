@@ -1,0 +1,30 @@
+"""The README stays true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_ten_lines_print_what_their_comment_says():
+    program = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == re.search(r"print\(.*# (.*)", program)[1]
+    assert len(program.strip().splitlines()) <= 11
+
+
+def test_the_demos_table_is_the_one_that_the_kept_reports_give():
+    script = ROOT / "benchmarks" / "demo_table.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in README
+
+
+def test_every_file_it_names_exists():
+    for name in re.findall(r"(?:aster_train|aster_env|benchmarks|envs)/[\w/]+\.(?:py|yaml)", README):
+        assert (ROOT / name).is_file(), name
