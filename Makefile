@@ -78,7 +78,7 @@ format: $(STAMP)  ## rewrite the sources in the house's format
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-bench: $(STAMP)  ## run every script of benchmarks/; each prints a table and writes JSON
+bench: $(STAMP)  ## run every script of benchmarks/; each prints a table and writes JSON to runs/bench
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 
 clean:  ## remove caches and build leftovers; .venv and runs/ stay

@@ -9,10 +9,11 @@ import numpy as np
 from aster_env.errors import UsageError
 from aster_env.tokenizers import Tokenizer
 
+Action = tuple[tuple[int, ...], tuple[float, ...] | None, float]
+"""Ids, log-probabilities (None if unknown), and the seconds that generation took."""
 
-def read_action(
-    action: Any, view: str, tokenizer: Tokenizer
-) -> tuple[tuple[int, ...], tuple[float, ...] | None, float]:
+
+def read_action(action: Any, view: str, tokenizer: Tokenizer) -> Action:
     """Return an action's ids, log-probabilities (None if unknown) and generation seconds.
 
     Args:
@@ -21,21 +22,47 @@ def read_action(
         tokenizer: bounds the ids, and encodes a string.
 
     Raises:
-        UsageError: the action is none of these, or an id is out of range.
+        UsageError: the action is none of these, an id is out of range, or there is not one log-probability for
+            each id.
     """
     if hasattr(action, "ids"):
-        return tuple(int(i) for i in action.ids), action.logprobs, float(getattr(action, "seconds", 0.0))
+        ids = _read_ids(action.ids, "A completion's 'ids'", tokenizer)
+        logprobs = _read_logprobs(getattr(action, "logprobs", None), len(ids))
+        return ids, logprobs, float(getattr(action, "seconds", 0.0))
     if view == "text":
         if not isinstance(action, str):
             raise UsageError(f"With view='text' an action is a str, not a {type(action).__name__}.")
         return tuple(tokenizer.encode(action)), None, 0.0
-    if not isinstance(action, np.ndarray | list | tuple):
-        raise UsageError(f"An action is a sequence of token ids, not a {type(action).__name__}.")
-    ids = np.asarray(action)
+    return _read_ids(action, "An action", tokenizer), None, 0.0
+
+
+def _read_ids(value: Any, what: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    if not isinstance(value, np.ndarray | list | tuple):
+        raise UsageError(f"{what} must be a sequence of token ids, not a {type(value).__name__}.")
+    try:
+        ids = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"{what} must be one-dimensional and of integers: {error}.") from error
     if ids.size and (ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer)):
-        raise UsageError(f"An action is one-dimensional and of integers, not {ids.dtype} of shape {ids.shape}.")
+        raise UsageError(f"{what} must be one-dimensional and of integers, not {ids.dtype} of shape {ids.shape}.")
     if ids.size and not (ids.min() >= 0 and ids.max() < tokenizer.vocab_size):
         raise UsageError(
-            f"An action holds ids from {ids.min()} to {ids.max()}. Allowed: 0 to {tokenizer.vocab_size - 1}."
+            f"{what} must be the tokenizer's, not from {ids.min()} to {ids.max()}. Allowed: 0 to "
+            f"{tokenizer.vocab_size - 1}. Fix: give the environment the model's tokenizer; let no policy sample ids "
+            "that only pad a model's vocabulary."
         )
-    return tuple(int(i) for i in ids), None, 0.0
+    return tuple(ids.tolist()) if ids.size else ()
+
+
+def _read_logprobs(value: Any, count: int) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    try:
+        logprobs = tuple(float(chance) for chance in value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"A completion's 'logprobs' must be numbers, one for each id, or None: {error}.") from error
+    if len(logprobs) != count:
+        raise UsageError(
+            f"A completion has {len(logprobs)} 'logprobs' for {count} ids. Allowed: one for each id, or None."
+        )
+    return logprobs

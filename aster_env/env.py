@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aster_env import loops
-from aster_env.actions import read_action
+from aster_env.actions import Action, read_action
 from aster_env.dialects import make_dialect
-from aster_env.dialects.render import closing, observation_turn, prompt_turn
+from aster_env.dialects.render import closing, observation_turn
+from aster_env.episode import Episode
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.limits import Limits
+from aster_env.prompts import Prompts
 from aster_env.rewards.base import Reward
 from aster_env.spaces import TokenSequence, Unicode
-from aster_env.tasks import TaskSet
+from aster_env.tasks import TaskSet, choose_task
 from aster_env.tokenizers import as_tokenizer
 from aster_env.tools.base import Tool, check_call
 from aster_env.types import Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
@@ -80,17 +82,11 @@ class ToolEnv(gym.Env[Any, Any]):
         self.dialect = make_dialect(dialect, self.tokenizer)
         self.limits = limits or Limits()
         self.render_mode = render_mode
-        most = self.limits.max_tokens
-        # A character takes at most four bytes, and a token may stand for many characters.
-        self.observation_space: gym.Space[Any] = (
-            TokenSequence(self.tokenizer.vocab_size, most) if view == "tokens" else Unicode(64 * most)
-        )
-        self.action_space: gym.Space[Any] = (
-            TokenSequence(self.tokenizer.vocab_size, most) if view == "tokens" else Unicode(64 * most)
-        )
+        self.observation_space: gym.Space[Any] = self._space()
+        self.action_space: gym.Space[Any] = self._space()
         self._tools: dict[str, Tool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._trajectory: Trajectory | None = None
+        self._episode: Episode | None = None
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -119,7 +115,28 @@ class ToolEnv(gym.Env[Any, Any]):
 
     def render(self) -> Any:
         """Return the episode so far as text (``render_mode="ansi"``)."""
-        return "".join(turn.text for turn in self._trajectory.turns) if self._trajectory else ""
+        return "".join(turn.text for turn in self._episode.trajectory.turns) if self._episode else ""
+
+    def check_tasks(self, tasks: Iterable[Task] | None = None) -> None:
+        """Check prompts before a run; see ``acheck_tasks``. An environment that was not in use is not after it."""
+        unused = self._loop is None
+        try:
+            self._run(self.acheck_tasks(tasks))
+        finally:
+            if unused:
+                self.close()
+
+    async def acheck_tasks(self, tasks: Iterable[Task] | None = None) -> None:
+        """Check the prompts of tasks before a run, without starting a session.
+
+        Args:
+            tasks: None: all of the environment's.
+
+        Raises:
+            UsageError: a prompt leaves no token to answer with; the text names the tasks and their token counts.
+        """
+        await self._open()
+        self._prompts.check(self.tasks if tasks is None else tasks)
 
     async def areset(
         self, *, seed: int | None = None, options: Mapping[str, Any] | None = None
@@ -134,28 +151,12 @@ class ToolEnv(gym.Env[Any, Any]):
             UsageError: an unknown option or task id, or a prompt that leaves no token to answer with.
         """
         super().reset(seed=seed)
-        task = self._choose(options or {})
-        if self._loop is not asyncio.get_running_loop():
-            if self._loop is not None and not self._loop.is_closed():
-                raise UsageError("This environment is in use on another event loop. Fix: close it, or make another.")
-            self._loop = asyncio.get_running_loop()
-            self._tools = {tool.name: tool for tool in await self.open_tools()}
+        task = choose_task(self.tasks, options or {}, self.np_random)
+        await self._open()
+        prompt, messages = self._prompts.turn(task), self._prompts.messages(task)
         await self._release()
-        content = self.dialect.neutralize(task.prompt) + self.instruction
-        messages = [Message("system", self.system)] * bool(self.system) + [Message("user", content)]
-        prompt = prompt_turn(self.dialect, messages, {name: tool.schema for name, tool in self._tools.items()})
-        length, most = len(prompt.ids), self.limits.max_tokens
-        if length >= most:
-            raise UsageError(
-                f"The prompt of task {task.id!r} has {length} tokens, and max_tokens is {most}. "
-                "Fix: raise max_tokens, or leave the task out."
-            )
-        self._invalid = 0
-        self._calls = 0
-        self._length = length
-        self._trajectory = Trajectory(task, [prompt], messages=list(messages))
-        self._trajectory.seconds = {"generation": 0.0, "tools": 0.0, "reward": 0.0}
-        return self._view(prompt.ids, prompt.text), self._info([], prompt.ids, prompt.text, messages)
+        self._episode = Episode.begin(task, prompt, messages, self.limits)
+        return self._view(prompt.ids, prompt.text), self._episode.info([], prompt.ids, prompt.text, messages)
 
     async def astep(self, action: Any) -> Step:
         """Append one assistant turn, run its call, and return what the environment appended.
@@ -170,29 +171,33 @@ class ToolEnv(gym.Env[Any, Any]):
         Raises:
             UsageError: the action is not in the action space, or the episode is over.
         """
-        trajectory = self._trajectory
-        if trajectory is None or trajectory.stop is not None:
-            raise UsageError("step() was called without a running episode. Fix: call reset() first.")
-        turn_ids, logprobs, seconds = read_action(action, self.view, self.tokenizer)
+        turn_ids, logprobs, seconds = self.check_action(action)
+        episode = self._running()
         text = self.tokenizer.decode(turn_ids)
-        self._length += len(turn_ids)
-        trajectory.seconds["generation"] += seconds
-        schemas = {name: tool.schema for name, tool in self._tools.items()}
-        parsed = self.dialect.parse(text, schemas)
+        parsed = self.dialect.parse(text, self._prompts.schemas)
         call = check_call(parsed.call, self._tools) if parsed.call else None
         calls = (call,) if call else ()
-        trajectory.turns.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds))
         closed_by = closing(self.dialect, turn_ids)
         said = Message("assistant", text.removesuffix(closed_by) if closed_by else text)
-        trajectory.messages.append(said)
-        finished = bool(closed_by) or text.endswith(self.dialect.stop) or self._length < self.limits.max_tokens
-        if self._length > self.limits.max_tokens or not finished:
+        episode.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds), [said])
+        episode.trajectory.seconds["generation"] += seconds
+        finished = bool(closed_by) or text.endswith(self.dialect.stop) or episode.tokens < self.limits.max_tokens
+        if episode.tokens > self.limits.max_tokens or not finished:
             return await self._end(StopReason.MAX_TOKENS, turn_ids, [said])
         if call is None:
-            trajectory.answer = parsed.answer
+            episode.trajectory.answer = parsed.answer
             stop = StopReason.VOID_TURN if parsed.answer is None else StopReason.ANSWERED
             return await self._end(stop, turn_ids, [said])
         return await self._observe(call, parsed.note, turn_ids, closed_by, said)
+
+    def check_action(self, action: Any) -> Action:
+        """Return an action as ``step`` would read it, without playing it.
+
+        Raises:
+            UsageError: the action is not in the action space, or no episode is running.
+        """
+        self._running()
+        return read_action(action, self.view, self.tokenizer)
 
     async def aclose(self) -> None:
         """End every session and process; calling it twice is harmless."""
@@ -205,53 +210,54 @@ class ToolEnv(gym.Env[Any, Any]):
             await self.reward.close()
 
     async def abort(self, error: InfrastructureError) -> Trajectory:
-        """End the running episode because something outside the model failed (a policy's endpoint, say)."""
-        assert self._trajectory is not None
+        """End the running episode because something outside the model failed (a policy's endpoint, say).
+
+        Raises:
+            UsageError: no episode is running.
+        """
+        trajectory = self._running().trajectory
         await self._end(StopReason.INFRASTRUCTURE, (), [], error)
-        return self._trajectory
+        return trajectory
+
+    async def _open(self) -> None:
+        """Open the tools on the running loop, on which the environment then stays."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            raise UsageError("This environment is in use on another event loop. Fix: close it, or make another.")
+        self._tools = {tool.name: tool for tool in await self.open_tools()}
+        self._loop = loop
+        schemas = {name: tool.schema for name, tool in self._tools.items()}
+        self._prompts = Prompts(self.dialect, schemas, self.system, self.instruction, self.limits.max_tokens)
 
     async def _observe(self, call: ToolCall, note: str, ids: tuple[int, ...], closed_by: str, said: Message) -> Step:
         """Run the call, or refuse it, and append the result."""
-        trajectory = self._trajectory
-        assert trajectory is not None
-        if call.problem is None and self._calls >= self.limits.max_tool_calls:
+        episode = self._running()
+        if episode.refuses(call):
             return await self._end(StopReason.MAX_TOOL_CALLS, ids, [said])
         started = time.perf_counter()
         try:
-            result = await self._execute(call)
+            result = await self._execute(call, episode)
         except InfrastructureError as error:
             return await self._end(StopReason.INFRASTRUCTURE, ids, [said], error)
         seconds = time.perf_counter() - started
-        trajectory.seconds["tools"] += seconds
+        episode.trajectory.seconds["tools"] += seconds
         content = f"{result.text}\n{note}" if note else result.text
         turn = observation_turn(self.dialect, content, closed_by, (result,), seconds)
-        stop = self._stop_after(len(turn.ids))
+        stop = episode.stop_before(turn, self._tools.values())
         if stop is not None:
             return await self._end(stop, ids, [said])
-        self._length += len(turn.ids)
-        trajectory.turns.append(turn)
         heard = Message("tool", content)
-        trajectory.messages.append(heard)
-        info = self._info(ids, turn.ids, turn.text, [said, heard])
+        episode.append(turn, [heard])
+        info = episode.info(ids, turn.ids, turn.text, [said, heard])
         return self._view(turn.ids, turn.text), 0.0, False, False, info
 
-    async def _execute(self, call: ToolCall) -> ToolResult:
+    async def _execute(self, call: ToolCall, episode: Episode) -> ToolResult:
+        episode.count(call)
         if call.problem is not None:
-            self._invalid += 1
             return ToolResult(f"Error: {call.problem}", ok=False)
-        self._invalid = 0
-        self._calls += 1
         return await self._tools[call.name](**call.arguments)
-
-    def _stop_after(self, appended: int) -> StopReason | None:
-        """Say whether the episode ends instead of appending an observation of so many ids."""
-        if self._invalid > self.limits.max_invalid_calls:
-            return StopReason.INVALID_CALLS
-        if any(getattr(tool, "losses", 0) >= self.limits.max_losses for tool in self._tools.values()):
-            return StopReason.SESSION_LOST
-        if self._length + appended >= self.limits.max_tokens:
-            return StopReason.MAX_TOKENS
-        return None
 
     async def _end(
         self,
@@ -261,8 +267,8 @@ class ToolEnv(gym.Env[Any, Any]):
         error: InfrastructureError | None = None,
     ) -> Step:
         """Score the episode, give the sessions back, and return the last step."""
-        trajectory = self._trajectory
-        assert trajectory is not None
+        episode = self._running()
+        trajectory = episode.trajectory
         trajectory.stop = stop
         started = time.perf_counter()
         if stop is not StopReason.INFRASTRUCTURE:
@@ -273,7 +279,7 @@ class ToolEnv(gym.Env[Any, Any]):
                 error, trajectory.stop = failure, StopReason.INFRASTRUCTURE
         trajectory.seconds["reward"] += time.perf_counter() - started
         await self._release()
-        info = self._info(ids, [], "", messages)
+        info = episode.info(ids, [], "", messages)
         info |= {"stop": trajectory.stop, "trajectory": trajectory}
         info |= {"reward_terms": trajectory.reward_terms, "shaping": trajectory.shaping}
         if error is not None:
@@ -287,34 +293,18 @@ class ToolEnv(gym.Env[Any, Any]):
         for tool in self._tools.values():
             await tool.reset()
 
-    def _choose(self, options: Mapping[str, Any]) -> Task:
-        for name in options:
-            check_name("reset option", name, ("task", "task_id"))
-        if (task := options.get("task")) is not None:
-            if not isinstance(task, Task):
-                raise UsageError(f"options['task'] is a {type(task).__name__}. Allowed: an aster_env.types.Task.")
-            return task
-        if (task_id := options.get("task_id")) is not None:
-            return self.tasks.get(task_id)
-        return self.tasks[int(self.np_random.integers(len(self.tasks)))]
+    def _space(self) -> gym.Space[Any]:
+        most = self.limits.max_tokens
+        # A character takes at most four bytes, and a token may stand for many characters.
+        return TokenSequence(self.tokenizer.vocab_size, most) if self.view == "tokens" else Unicode(64 * most)
 
     def _view(self, ids: Sequence[int], text: str) -> Observation:
         return np.array(ids, dtype=np.int32) if self.view == "tokens" else text
 
-    def _info(
-        self, action: Sequence[int], observed: Sequence[int], text: str, messages: list[Message]
-    ) -> dict[str, Any]:
-        assert self._trajectory is not None
-        return {
-            "task_id": self._trajectory.task.id,
-            "mask": np.array([1] * len(action) + [0] * len(observed), dtype=np.int8),
-            "text": text,
-            "messages": messages,
-            "tool_calls": self._calls,
-            "tokens": self._length,
-            "tokens_left": max(0, self.limits.max_tokens - self._length),
-            "stop": None,
-        }
+    def _running(self) -> Episode:
+        if self._episode is None or self._episode.trajectory.stop is not None:
+            raise UsageError("step() was called without a running episode. Fix: call reset() first.")
+        return self._episode
 
     def _run(self, coroutine: Any) -> Any:
         if self._loop is not None and not self._loop.is_closed() and not loops.is_background(self._loop):

@@ -91,7 +91,3 @@ def check_name(what: str, name: str, allowed: Iterable[str]) -> str:
     if name not in names:
         raise UnknownNameError(what, name, names)
     return name
-
-
-class UnsandboxedWarning(UserWarning):
-    """Code that a model wrote runs without isolation."""

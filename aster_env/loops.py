@@ -1,12 +1,14 @@
-"""One background event loop, so that blocking callers share the asynchronous core."""
+"""One background event loop, so that blocking callers share the asynchronous core; and what a loop's users share."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+import weakref
+from collections.abc import Callable, Coroutine, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 from aster_env.errors import UsageError
 
@@ -15,6 +17,27 @@ T = TypeVar("T")
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 _thread: threading.Thread | None = None
+
+
+class Closable(Protocol):
+    """Something with an asynchronous ``close``."""
+
+    async def close(self) -> None:
+        """Release everything."""
+        ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+@dataclass(slots=True)
+class _Lease:
+    thing: Any
+    users: int = 0
+
+
+# By the loop itself, not its id: a later loop may get the id of one that is gone.
+_leases: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, _Lease]] = weakref.WeakKeyDictionary()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -41,6 +64,36 @@ def is_background(loop: asyncio.AbstractEventLoop) -> bool:
     return loop is _loop
 
 
+def lease(key: Hashable, make: Callable[[], C]) -> C:
+    """Return what the running loop shares under ``key``, made by the first user; give it back with ``release``."""
+    shared = _leases.setdefault(asyncio.get_running_loop(), {})
+    if key not in shared:
+        shared[key] = _Lease(make())
+    shared[key].users += 1
+    thing: C = shared[key].thing
+    return thing
+
+
+async def release(thing: Closable) -> None:
+    """Give a leased thing back; the last user's return closes it. What is not leased is ignored."""
+    shared = _leases.get(asyncio.get_running_loop(), {})
+    for key, held in list(shared.items()):
+        if held.thing is thing:
+            held.users -= 1
+            if held.users == 0:
+                del shared[key]
+                await held.thing.close()
+
+
+async def close_leases() -> None:
+    """Close all that users of the running loop share, whoever still uses it; one failure does not spare the rest."""
+    shared = _leases.pop(asyncio.get_running_loop(), {})
+    closed = await asyncio.gather(*(held.thing.close() for held in shared.values()), return_exceptions=True)
+    for error in closed:
+        if error is not None:
+            raise error
+
+
 def _background() -> asyncio.AbstractEventLoop:
     global _loop, _thread
     with _lock:
@@ -53,10 +106,8 @@ def _background() -> asyncio.AbstractEventLoop:
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    """End the loop at exit, after its pools: an interpreter that ends leaves no session behind."""
-    from aster_env.kernels.shared import close_all
-
-    asyncio.run_coroutine_threadsafe(close_all(), loop).result(timeout=10)
+    """End the loop at exit, after what is shared on it: an interpreter that ends leaves no session behind."""
+    asyncio.run_coroutine_threadsafe(close_leases(), loop).result(timeout=10)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(timeout=5)
     loop.close()

@@ -22,7 +22,6 @@ class Preset:
     licence: str
     config: str | None = None
     aliases: tuple[str, ...] = ()
-    local_fields: tuple[Fields, ...] = ()
     clean: Callable[[str], str] = field(default=str)
 
 
@@ -44,26 +43,20 @@ USUAL: tuple[Fields, ...] = (
 
 PRESETS: dict[str, Preset] = {
     "aime24": Preset(
-        "HuggingFaceH4/aime_2024", "train", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2024",),
-        local_fields=USUAL,
+        "HuggingFaceH4/aime_2024", "train", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2024",)
     ),
-    "aime25": Preset(
-        "math-ai/aime25", "test", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2025",), local_fields=USUAL
-    ),
+    "aime25": Preset("math-ai/aime25", "test", {**_PA, "id": "id"}, "problems © MAA", aliases=("aime2025",)),
     "hmmt25": Preset(
-        "MathArena/hmmt_feb_2025", "train", {**_PA, "id": "problem_idx"}, "CC BY-NC-SA 4.0", aliases=("hmmt2025",),
-        local_fields=USUAL,
+        "MathArena/hmmt_feb_2025", "train", {**_PA, "id": "problem_idx"}, "CC BY-NC-SA 4.0", aliases=("hmmt2025",)
     ),
-    "beyond_aime": Preset(
-        "ByteDance-Seed/BeyondAIME", "test", _PA, "CC0-1.0", aliases=("beyondaime",), local_fields=USUAL
-    ),
+    "beyond_aime": Preset("ByteDance-Seed/BeyondAIME", "test", _PA, "CC0-1.0", aliases=("beyondaime",)),
     "gsm8k": Preset("openai/gsm8k", "test", _QA, "MIT", config="main", clean=_after_hashes),
     "math500": Preset(
-        "HuggingFaceH4/MATH-500", "test", {**_PA, "id": "unique_id"}, "MIT", aliases=("math-500",), local_fields=USUAL
+        "HuggingFaceH4/MATH-500", "test", {**_PA, "id": "unique_id"}, "MIT", aliases=("math-500",)
     ),
     "dapo17k": Preset(
         "BytedTsinghua-SIA/DAPO-Math-17k", "train",
         {"prompt": "prompt.0.content", "answers": "reward_model.ground_truth", "id": "extra_info.index"},
-        "Apache-2.0", aliases=("dapo-math-17k",), local_fields=USUAL,
+        "Apache-2.0", aliases=("dapo-math-17k",),
     ),
 }  # fmt: skip

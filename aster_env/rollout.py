@@ -18,6 +18,7 @@ from gymnasium.envs.registration import load_env_creator
 
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError, check_name
+from aster_env.tasks import share_tasks
 from aster_env.types import Task, Trajectory
 
 T = TypeVar("T")
@@ -176,8 +177,7 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
         kwargs = dict(env_kwargs)
         if envs:
             # The tasks are read or generated once; the other environments share them.
-            kwargs = {k: v for k, v in kwargs.items() if k not in ("split", "tasks_path", "task_options")}
-            kwargs["tasks"] = envs[0].tasks
+            kwargs = share_tasks(env_kwargs, envs[0].tasks)
         env = gym.make(env_id, **kwargs).unwrapped
         if not isinstance(env, ToolEnv):
             raise UsageError(f"{env_id!r} is a {type(env).__name__}, not a ToolEnv. Fix: pass an ASTER/… environment.")
@@ -229,6 +229,17 @@ class RolloutRunner:
     ) -> None:
         self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
         self._runner = asyncio.Runner()
+
+    def check_tasks(self, tasks: Iterable[Task] | None = None) -> None:
+        """Check the prompts of tasks, before a model is loaded, without starting a session.
+
+        Args:
+            tasks: None: all of the environment's.
+
+        Raises:
+            UsageError: a prompt leaves no token to answer with; the text names the tasks and their token counts.
+        """
+        self._runner.run(self.envs[0].acheck_tasks(tasks))
 
     def run(self, policy: Policy, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
         """Play one episode a task and return the trajectories in the order of the tasks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from aster_env.errors import MissingExtraError, UnknownNameError, UsageError, check_name
-from aster_env.presets import PRESETS, USUAL, Fields, Preset
+from aster_env.errors import UnknownNameError, UsageError, check_name
+from aster_env.presets import PRESETS, Fields, Preset
+from aster_env.rows import MissingColumnError, check_fields, make_tasks, pick, read_file, read_hub
 from aster_env.types import Task
 
 
@@ -84,60 +84,62 @@ def load_tasks(
             (``"owner/name"``), or the path of a ``.jsonl``, ``.json`` or ``.parquet`` file.
         path: for a preset, a local file to read instead of the hub.
         split: of a generated family or hub dataset.
-        fields: where a Task's parts are in a row; needed where a file does not say ``prompt`` and ``answers``.
+        fields: where a Task's parts are in a row of a file or hub dataset; needed where its columns do not have one
+            of the usual names (``aster_env.presets.USUAL``).
         kind: the kind of the tasks.
         limit: keep the first so many.
         generators: generated families by name: ``generator(split=…, **options) -> TaskSet``.
         options: further arguments of a generated family (``level``, ``size``, ``seed``).
 
     Raises:
-        UsageError: the spec, a file, a column or a row is not usable; the text names it and the fix.
+        UsageError: the spec, a file, a column or a row is not usable, or an argument does not apply to such a
+            source; the text names it and the fix.
         MissingExtraError: a library that the source needs is not installed.
     """
-    if isinstance(spec, str) and spec in (generators or {}):
-        tasks = _generate(
-            spec, (generators or {})[spec], {**(options or {}), **({} if split is None else {"split": split})}
-        )
+    families = generators or {}
+    given = {"path": path, "split": split, "fields": fields, "options": options}
+    preset = _preset(spec) if isinstance(spec, str) else None
+    if isinstance(spec, str) and spec in families:
+        _check_applies(given, f"the generated family {spec!r}", ("split", "options"))
+        tasks = _generate(spec, families[spec], {**(options or {}), **({} if split is None else {"split": split})})
+    elif preset is not None:
+        _check_applies(given, f"the preset {spec!r}", ("split", "path"))
+        tasks = _load_preset(spec, preset, path, split, kind)
+    elif isinstance(spec, str | Path):
+        tasks = _load_rows(str(spec), given, kind, [*families, *PRESETS])
     else:
-        tasks = _resolve(spec, path, split, fields, kind, generators or {})
-        if options:
-            raise UsageError(f"Options {dict(options)!r} were given for {spec!r}. Only generated families have some.")
+        _check_applies(given, "Tasks that are made already", ())
+        tasks = _listed(spec)
     return tasks if limit is None else tasks[:limit]
 
 
-def _generate(name: str, generator: Callable[..., TaskSet], options: Mapping[str, Any]) -> TaskSet:
-    for option in options:
-        check_name(f"option of the generated family {name!r}", option, inspect.signature(generator).parameters)
-    return generator(**options)
+def share_tasks(arguments: Mapping[str, Any], tasks: TaskSet) -> dict[str, Any]:
+    """Return an environment's arguments with loaded tasks in place of what says how to load them."""
+    loading = ("split", "tasks_path", "task_options", "fields")
+    return {**{name: value for name, value in arguments.items() if name not in loading}, "tasks": tasks}
 
 
-def _resolve(
-    spec: Any,
-    path: str | Path | None,
-    split: str | None,
-    fields: Fields | None,
-    kind: str,
-    generators: Mapping[str, Callable[..., TaskSet]],
-) -> TaskSet:
-    if isinstance(spec, TaskSet):
-        return spec
-    if isinstance(spec, Sequence) and not isinstance(spec, str):
-        for number, task in enumerate(spec):
-            if not isinstance(task, Task):
-                raise UsageError(f"tasks[{number}] is a {type(task).__name__}. Allowed: aster_env.types.Task.")
-        return TaskSet(spec)
-    name = str(spec)
-    preset = _preset(name)
-    if preset is not None:
-        return _load_preset(name, preset, path, split, kind)
-    if name.endswith((".jsonl", ".json", ".parquet")):
-        return from_file(name, fields, kind=kind)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _rows_to_tasks(_hub_rows(name, None, split or "train"), fields, name, kind)
-    allowed = [*generators, *PRESETS]
-    raise UnknownNameError(
-        "task set (nor a .jsonl, .json or .parquet path, nor an owner/name on the hub)", name, allowed
-    )
+def choose_task(tasks: TaskSet, options: Mapping[str, Any], rng: np.random.Generator) -> Task:
+    """Return the task that ``reset`` was asked for, or one at random.
+
+    Args:
+        tasks: those of the environment.
+        options: ``{"task_id": id}``, ``{"task": Task}``, or nothing.
+        rng: draws where nothing was asked for.
+
+    Raises:
+        UsageError: an unknown option or task id.
+    """
+    for name in options:
+        check_name("reset option", name, ("task", "task_id"))
+    if (task := options.get("task")) is not None:
+        if not isinstance(task, Task):
+            raise UsageError(f"options['task'] is a {type(task).__name__}. Allowed: an aster_env.types.Task.")
+        return task
+    if (task_id := options.get("task_id")) is not None:
+        return tasks.get(task_id)
+    chosen: Task = tasks[int(rng.integers(len(tasks)))]
+    return chosen
 
 
 def from_file(
@@ -149,17 +151,51 @@ def from_file(
         UsageError: the file, a column or a row is not usable.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        near = [p.name for p in path.parent.glob("*") if p.suffix in (".jsonl", ".json", ".parquet")]
-        listed = f" That folder has: {', '.join(sorted(near)[:8])}." if near else ""
-        raise UsageError(f"There is no file {str(path)!r}.{listed}")
-    readers: dict[str, Callable[[Path], list[Any]]] = {
-        ".jsonl": _read_jsonl, ".json": _read_json, ".parquet": _read_parquet,
-    }  # fmt: skip
-    rows = readers[check_name("file ending", path.suffix, readers)](path)
-    if fields is None and rows and isinstance(rows[0], dict):
-        fields = next((usual for usual in USUAL if set(usual.values()) <= set(rows[0])), None)
-    return _rows_to_tasks(rows, fields, str(path), kind, clean)
+    return TaskSet(make_tasks(read_file(path), fields, str(path), kind, clean), str(path))
+
+
+def _check_applies(given: Mapping[str, Any], source: str, allowed: Sequence[str]) -> None:
+    for name, value in given.items():
+        if value is not None and value != {} and name not in allowed:
+            known = {"path": "path (tasks_path)", "options": "options (task_options)"}
+            listed = ", ".join(known.get(each, each) for each in allowed) or "none"
+            raise UsageError(
+                f"{known.get(name, name)}={value!r} does not apply to {source}. Allowed there: {listed}. "
+                "Fix: leave it out."
+            )
+
+
+def _generate(name: str, generator: Callable[..., TaskSet], options: Mapping[str, Any]) -> TaskSet:
+    for option in options:
+        check_name(f"option of the generated family {name!r}", option, inspect.signature(generator).parameters)
+    return generator(**options)
+
+
+def _listed(spec: Any) -> TaskSet:
+    if isinstance(spec, TaskSet):
+        return spec
+    if not isinstance(spec, Sequence):
+        raise UsageError(
+            f"tasks={spec!r} is a {type(spec).__name__}. Allowed: a TaskSet, a sequence of Tasks, a name or a path."
+        )
+    for number, task in enumerate(spec):
+        if not isinstance(task, Task):
+            raise UsageError(f"tasks[{number}] is a {type(task).__name__}. Allowed: aster_env.types.Task.")
+    return TaskSet(spec)
+
+
+def _load_rows(name: str, given: Mapping[str, Any], kind: str, names: Sequence[str]) -> TaskSet:
+    """Read a file or a hub dataset."""
+    fields = given["fields"]
+    if fields is not None:
+        check_fields(fields)
+    if name.endswith((".jsonl", ".json", ".parquet")):
+        _check_applies(given, f"the file {name!r}", ("fields",))
+        return from_file(name, fields, kind=kind)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        _check_applies(given, f"the hub dataset {name!r}", ("split", "fields"))
+        return TaskSet(make_tasks(read_hub(name, None, given["split"] or "train"), fields, name, kind), name)
+    raise UnknownNameError("task set (nor a .jsonl, .json or .parquet path, nor an owner/name on the hub)", name, names)
 
 
 def _preset(name: str) -> Preset | None:
@@ -172,15 +208,20 @@ def _preset(name: str) -> Preset | None:
 
 def _load_preset(name: str, preset: Preset, path: str | Path | None, split: str | None, kind: str) -> TaskSet:
     if path is None:
-        rows = _hub_rows(preset.hub, preset.config, split or preset.split)
-        return _rows_to_tasks(_first_by_id(rows, preset.fields), preset.fields, name, kind, preset.clean)
-    failures = []
-    for fields in (preset.fields, *preset.local_fields):
+        rows = read_hub(preset.hub, preset.config, split or preset.split)
+        return TaskSet(make_tasks(_first_by_id(rows, preset.fields), preset.fields, name, kind, preset.clean), name)
+    _check_applies({"split": split}, f"the local file {str(path)!r}", ())
+    path = Path(path).expanduser()
+    rows = read_file(path)
+    try:
+        tasks = make_tasks(_first_by_id(rows, preset.fields), preset.fields, str(path), kind, preset.clean)
+    except MissingColumnError as error:
+        # A copy of one's own may have other columns than the hub's.
         try:
-            return from_file(path, fields, kind=kind, clean=preset.clean)
-        except _MissingColumnError as error:
-            failures.append(error)
-    raise failures[0]
+            tasks = make_tasks(rows, None, str(path), kind, preset.clean)
+        except MissingColumnError:
+            raise error from None
+    return TaskSet(tasks, str(path))
 
 
 def _first_by_id(rows: list[Any], fields: Fields) -> list[Any]:
@@ -188,98 +229,6 @@ def _first_by_id(rows: list[Any], fields: Fields) -> list[Any]:
     if "id" not in fields:
         return rows
     first: dict[str, Any] = {}
-    for row in rows:
-        first.setdefault(str(_pick(row, fields["id"])), row)
-    return list(first.values())
-
-
-def _hub_rows(name: str, config: str | None, split: str) -> list[Any]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingExtraError("datasets", "train", f"The hub dataset {name!r}") from error
-    try:
-        return list(datasets.load_dataset(name, config, split=split))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"The hub dataset {name!r} (split {split!r}) could not be loaded: {str(error).splitlines()[0]} "
-            "Fix: check the name and split, or pass path= with a local file."
-        ) from error
-
-
-def _read_jsonl(path: Path) -> list[Any]:
-    rows = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError as error:
-                    raise UsageError(f"{path}, line {number}: not valid JSON ({error}).") from error
-    return rows
-
-
-def _read_json(path: Path) -> list[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error}).") from error
-    if not isinstance(rows, list):
-        raise UsageError(f"{path}: holds a {type(rows).__name__}. Allowed: a list of objects.")
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Any]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "train", f"Reading {str(path)!r}") from error
-    try:
-        rows: list[Any] = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable Parquet file ({error}).") from error
-    return rows
-
-
-class _MissingColumnError(UnknownNameError):
-    """A field map names a column that the rows do not have."""
-
-
-def _rows_to_tasks(
-    rows: list[Any], fields: Fields | None, name: str, kind: str, clean: Callable[[str], str] = str
-) -> TaskSet:
-    places = {"prompt": "prompt", "answers": "answers", **(fields or {})}
-    for part in places:
-        check_name("task field", part, ("prompt", "answers", "id"))
-    stem = Path(name).stem
-    tasks = []
     for number, row in enumerate(rows):
-        where = f"{name}, row {number + 1}"
-        if not isinstance(row, dict):
-            raise UsageError(f"{where}: is a {type(row).__name__}. Allowed: an object with columns.")
-        prompt, answers = (_pick(row, places[part], where, part) for part in ("prompt", "answers"))
-        listed = answers if isinstance(answers, list | tuple) else [answers]
-        texts = tuple(clean(str(answer)).strip() for answer in listed if answer is not None)
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UsageError(f"{where}: the prompt (column {places['prompt']!r}) is empty or no text: {prompt!r}.")
-        if not texts or not all(texts):
-            raise UsageError(f"{where}: the answer (column {places['answers']!r}) is empty: {answers!r}.")
-        task_id = str(_pick(row, places["id"], where, "id")) if "id" in places else f"{stem}-{number}"
-        tasks.append(Task(task_id, prompt, texts, kind))
-    return TaskSet(tasks, name)
-
-
-def _pick(row: Any, place: str, where: str = "row", part: str = "id") -> Any:
-    """Return the value at a dotted path; a column whose own name holds dots comes first."""
-    if isinstance(row, dict) and place in row:
-        return row[place]
-    value = row
-    for step in place.split("."):
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.isdigit() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            columns = list(value) if isinstance(value, dict) else [str(i) for i in range(len(value))]
-            raise _MissingColumnError(f"column for {part!r} ({where})", place, columns)
-    return value
+        first.setdefault(str(pick(row, fields["id"], "id", f"row {number + 1}")), row)
+    return list(first.values())

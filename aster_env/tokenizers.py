@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from aster_env.errors import MissingExtraError, UsageError
 
 CHAT_MARKERS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-TAG_NAMES = ("think", "tool_call", "tool_response", "python", "search", "result", "answer")
+TAG_NAMES = ("think", "tool_call", "tool_response", "python", "search", "result", "answer", "visit")
 
 
 @runtime_checkable
@@ -94,7 +94,8 @@ class TransformersTokenizer:
         tokenizer: any ``PreTrainedTokenizerBase``.
 
     Raises:
-        UsageError: it has no end-of-turn token (neither an eos token nor ``<|im_end|>``).
+        UsageError: it has no end-of-turn token (neither an eos token nor ``<|im_end|>``), or chat templates of which
+            none is for general use or for tools.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -112,6 +113,7 @@ class TransformersTokenizer:
         pad = tokenizer.pad_token_id
         self.pad_id: int = vocabulary[ends[-1]] if pad is None else int(pad)
         self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
+        self._template = _only_template(tokenizer.chat_template)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text`` without adding any token."""
@@ -132,6 +134,7 @@ class TransformersTokenizer:
         text: str = self.inner.apply_chat_template(
             [dict(m) for m in messages],
             tools=[{"type": "function", "function": dict(t)} for t in tools] or None,
+            chat_template=self._template,
             tokenize=False,
             add_generation_prompt=True,
         )
@@ -140,8 +143,20 @@ class TransformersTokenizer:
     @property
     def template(self) -> str | None:
         """The chat template's source, or None."""
-        source = self.inner.chat_template
-        return source if isinstance(source, str) else None
+        return self._template
+
+
+def _only_template(source: str | Mapping[str, str] | None) -> str | None:
+    """Return the one template that renders everything: of several, the one for tools, else the default."""
+    if not isinstance(source, Mapping):
+        return source
+    for name in ("tool_use", "default"):
+        if name in source:
+            return source[name]
+    raise UsageError(
+        f"The tokenizer's chat templates are called {', '.join(map(repr, source))}. Allowed: one called 'tool_use' or "
+        "'default', or a single template. Fix: set tokenizer.chat_template to the one that is meant."
+    )
 
 
 def as_tokenizer(source: Any = None) -> Tokenizer:
@@ -176,6 +191,6 @@ def _load(name: str) -> Any:
         return AutoTokenizer.from_pretrained(str(Path(name).expanduser()) if name.startswith("~") else name)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"tokenizer={name!r} could not be loaded: {str(error).splitlines()[0]} "
+            f"tokenizer={name!r} could not be loaded: {(str(error) or repr(error)).splitlines()[0]} "
             "Fix: pass a folder that holds a tokenizer, or a hub name while online."
         ) from error

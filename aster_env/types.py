@@ -142,6 +142,8 @@ class Trajectory:
     error: str | None = None
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
     messages: list[Message] = field(default_factory=list)
+    tool_calls: int = 0
+    """How many calls were executed: not those refused, nor one that came after a limit."""
     index: int = 0
     """Position of its task in the request that produced it (see ``aster_env.rollout``)."""
 
@@ -182,11 +184,6 @@ class Trajectory:
         """Every result the model was shown, in order."""
         return [result for turn in self.turns for result in turn.results]
 
-    @property
-    def tool_calls(self) -> int:
-        """How many calls were executed."""
-        return sum(call.problem is None for turn in self.model_turns for call in turn.calls)
-
     def to_json(self) -> dict[str, Any]:
         """Return the episode as plain JSON types (see ``from_json``)."""
         return {
@@ -203,13 +200,14 @@ class Trajectory:
             "shaping": self.shaping,
             "answer": self.answer,
             "error": self.error,
+            "tool_calls": self.tool_calls,
             "seconds": self.seconds,
             "turns": [_turn_to_json(turn) for turn in self.turns],
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Trajectory:
-        """Read back what ``to_json`` wrote (messages are not stored: they repeat the turns' text)."""
+        """Read back what ``to_json`` wrote (not stored: ``messages``, which repeat the turns, and ``index``)."""
         task = Task(**{**row["task"], "answers": tuple(row["task"]["answers"])})
         return cls(
             task=task,
@@ -220,6 +218,7 @@ class Trajectory:
             stop=StopReason(row["stop"]) if row["stop"] else None,
             answer=row["answer"],
             error=row["error"],
+            tool_calls=row.get("tool_calls", 0),
             seconds=dict(row["seconds"]),
         )
 

@@ -18,8 +18,9 @@ from aster_env.errors import UsageError, check_name
 class ToolVectorEnv(VectorEnv[Any, Any, Any]):
     """Steps every environment at once on one event loop, with Gymnasium's autoreset semantics.
 
-    Observations and actions are tuples, one entry per environment, since lengths differ. Each entry of ``info`` is
-    an object array with one value per environment, beside the usual boolean ``_name``.
+    Observations and actions are tuples, one entry per environment, since lengths differ. ``info`` has Gymnasium's
+    form: an array with one value per environment under each name, beside the boolean ``_name``, and again such a
+    dictionary where the value is one (``final_info``, ``reward_terms``); arrays, whose lengths differ, are objects.
 
     Args:
         make: makes one environment.
@@ -89,16 +90,21 @@ class ToolVectorEnv(VectorEnv[Any, Any, Any]):
         Returns:
             Observations (tuple), rewards (float64), terminated and truncated (bool), all of length ``num_envs``,
             and ``info``.
+
+        Raises:
+            UsageError: an action is not in the action space (no environment is stepped then), or environments have
+                ended and were not reset. An error of one environment is raised when all have ended their turns.
         """
         if len(actions) != self.num_envs:
             raise UsageError(f"{len(actions)} actions were given for {self.num_envs} environments.")
         if self.autoreset_mode is AutoresetMode.DISABLED and self._ended.any():
             ended = np.flatnonzero(self._ended).tolist()
             raise UsageError(f"Environments {ended} have ended. Fix: reset them with options['reset_mask'].")
+        for i in np.flatnonzero(~self._resets()):
+            self.envs[i].check_action(actions[i])
         steps = loops.run(_gather([self._play(i, actions[i]) for i in range(self.num_envs)]))
         observations, rewards, terminated, truncated, infos = zip(*steps, strict=True)
         self._observations = tuple(observations)
-        self._ended = np.array(terminated) | np.array(truncated)
         return (
             self._observations,
             np.array(rewards, dtype=np.float64),
@@ -112,12 +118,18 @@ class ToolVectorEnv(VectorEnv[Any, Any, Any]):
         for env in self.envs:
             env.close()
 
+    def _resets(self) -> Any:
+        """Say which environments the next step resets, their actions ignored."""
+        return self._ended & (self.autoreset_mode is AutoresetMode.NEXT_STEP)
+
     async def _play(self, i: int, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         env = self.envs[i]
-        if self._ended[i] and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        if self._resets()[i]:
             observation, info = await env.areset()
+            self._ended[i] = False
             return observation, 0.0, False, False, info
         observation, reward, terminated, truncated, info = await env.astep(action)
+        self._ended[i] = terminated or truncated
         if (terminated or truncated) and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = {"final_obs": observation, "final_info": info}
             observation, info = await env.areset()
@@ -127,14 +139,25 @@ class ToolVectorEnv(VectorEnv[Any, Any, Any]):
     def _infos(self, infos: dict[int, dict[str, Any]]) -> dict[str, Any]:
         joined: dict[str, Any] = {}
         for i, info in infos.items():
-            for name, value in info.items():
-                if name not in joined:
-                    joined[name] = np.full(self.num_envs, None, dtype=object)
-                    joined[f"_{name}"] = np.zeros(self.num_envs, dtype=np.bool_)
-                joined[name][i] = value
-                joined[f"_{name}"][i] = True
+            joined = self._add_info(joined, info, i)
         return joined
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+        """Add one environment's ``info``; see Gymnasium's, which would join arrays as if all had one length."""
+        for name, value in env_info.items():
+            if isinstance(value, np.ndarray):
+                column = vector_infos.setdefault(name, np.full(self.num_envs, None, dtype=object))
+                column[env_num] = value
+                vector_infos.setdefault(f"_{name}", np.zeros(self.num_envs, dtype=np.bool_))[env_num] = True
+            else:
+                super()._add_info(vector_infos, {name: value}, env_num)
+        return vector_infos
 
 
 async def _gather(coroutines: Sequence[Any]) -> list[Any]:
-    return list(await asyncio.gather(*coroutines))
+    """Await all, and only then raise the first error: none is left to go on alone."""
+    done = await asyncio.gather(*coroutines, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return list(done)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 from aster_env.errors import UsageError, check_name
+from aster_train.values import check_type, read_yaml
 
 ASTER: Mapping[str, Any] = {
     "loss_type": "dapo",
@@ -33,6 +36,8 @@ Token-mean loss over all episodes of a batch (``dapo``), clipping at 1 - 0.2 and
 advantages divided by their group's standard deviation.
 """
 
+_MODELS = "Allowed: a folder that save_pretrained wrote, or a hub name while online."
+
 SFT: Mapping[str, Any] = {"bf16": False, "logging_steps": 1, "report_to": "none", "max_length": 32768}
 """The defaults of ``train`` in an SFT configuration."""
 
@@ -47,7 +52,7 @@ class GRPOSettings:
         env_kwargs: passed to ``gymnasium.make``; the tokenizer is added.
         eval_env_kwargs: what differs in evaluation (another split, say); without it there is no evaluation.
         policy: where tokens are sampled: ``"hf"``.
-        policy_kwargs: passed to the policy.
+        policy_kwargs: of the policy ``"hf"``: ``max_batch`` and ``max_cache_tokens``.
         max_concurrent: episodes that live at once in a process.
         train: TRL's ``GRPOConfig`` over the defaults of ``ASTER``; ``output_dir`` is required.
     """
@@ -69,6 +74,9 @@ class SFTSettings:
     Args:
         model: a local folder or a name on the hub; the tokenizer comes with it.
         data: a JSONL file of trajectories (what training and ``Trajectory.to_json`` write) or of ``messages``.
+        env: the environment whose tools the prompt of ``messages`` describes, where a line has no ``tools`` of its own;
+            null describes none.
+        env_kwargs: passed to ``gymnasium.make``.
         dialect: renders ``messages``.
         train: TRL's ``SFTConfig``; ``output_dir`` is required. Examples of more than ``max_length`` tokens are
             dropped and counted.
@@ -76,6 +84,8 @@ class SFTSettings:
 
     model: str
     data: str
+    env: str | None = "ASTER/PythonMath-v0"
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dialect: str = "hermes"
     train: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,44 +141,94 @@ def training_arguments(kind: Any, defaults: Mapping[str, Any], values: Mapping[s
     """Return TRL's or transformers' arguments, ``values`` over ``defaults``.
 
     Raises:
-        UsageError: an unknown name, no ``output_dir``, or values that the library refuses.
+        UsageError: an unknown name, a value of another type, no ``output_dir``, or values that the library refuses.
     """
     allowed = tuple(f.name for f in dataclasses.fields(kind) if f.init)
     for name in values:
         check_name("key of 'train'", name, allowed)
     if not values.get("output_dir"):
         raise UsageError("'train' lacks 'output_dir'. Fix: add it, or pass --train.output_dir FOLDER.")
+    hints = typing.get_type_hints(kind)
+    for name, value in values.items():
+        check_type(f"train.{name}", value, hints[name])
+    _check_report_to(values.get("report_to"))
     try:
         return kind(**{**defaults, **values})
     except (ValueError, TypeError) as error:
         raise UsageError(f"'train' is refused by {kind.__name__}: {error}") from error
 
 
-def check_model(name: str) -> None:
-    """Raise ``UsageError`` if ``name`` looks like a local path and is none that holds a model."""
-    local = name.startswith((".", "/", "~")) or name.count("/") > 1
+def find_model(name: str) -> str:
+    """Return the folder of a local model, ``~`` expanded, or a hub name as it is.
+
+    Raises:
+        UsageError: it is a path, and none that holds a model.
+    """
     path = Path(name).expanduser()
-    if local and not (path / "config.json").is_file():
-        found = "is no folder" if not path.is_dir() else "has no config.json"
-        raise UsageError(f"model: {name!r} {found}. Allowed: a folder that save_pretrained wrote, or a hub name.")
+    if (path / "config.json").is_file():
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists():
+        found = "has no config.json" if path.is_dir() else "is no folder"
+        raise UsageError(f"model: {name!r} {found}.{_near(path)} {_MODELS}")
+    return name
 
 
-def resume_from(output_dir: str | os.PathLike[str]) -> str | None:
+def load_tokenizer(model: str) -> Any:
+    """Return the tokenizer of a model, once its configuration is seen to be there too.
+
+    Raises:
+        UsageError: either cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        said = str(error).strip().splitlines()[0]
+        raise UsageError(f"model: {model!r} could not be loaded: {said}{_near(Path(model))} {_MODELS}") from error
+
+
+def resume_from(output_dir: str | os.PathLike[str], *, main: bool = True) -> str | None:
     """Return the last whole checkpoint in ``output_dir``, or None.
 
-    A checkpoint is whole when its ``trainer_state.json`` is there: it is what is written last.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
+    A checkpoint is whole when its ``trainer_state.json`` is there: it is what is written last. One that is not, since
+    its run was killed while saving, is moved aside: it is neither resumed nor lost.
 
-    folder = Path(output_dir)
-    if not folder.is_dir():
-        return None
-    for broken in folder.glob("checkpoint-*"):
-        if not (broken / "trainer_state.json").is_file():
-            # A run killed in the middle of saving leaves such a folder; aside, it is neither resumed nor lost.
-            broken.rename(broken.with_name("broken-" + broken.name))
-    last: str | None = get_last_checkpoint(str(folder))
-    return last
+    Args:
+        output_dir: where the checkpoints are.
+        main: whether this process is the one that moves.
+    """
+    whole = {}
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if (folder / "trainer_state.json").is_file():
+            whole[int(step) if step.isdigit() else -1] = str(folder)
+        elif main:
+            names = (folder.with_name(f"broken-{folder.name}{f'-{n}' * (n > 1)}") for n in range(1, 1_000_000))
+            folder.rename(next(name for name in names if not name.exists()))
+    return whole[max(whole)] if whole else None
+
+
+def _check_report_to(value: Any) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    installed = get_available_reporting_integrations()
+    for name in [value] if isinstance(value, str) else value or ():
+        check_name("value of 'train.report_to'", name, (*INTEGRATION_TO_CALLBACK, "none", "all"))
+        if name not in ("none", "all", *installed):
+            raise UsageError(
+                f"train.report_to={name!r} needs the package {name!r}, which is not installed. Fix: pip install "
+                f"{name}, or choose among what is: {', '.join(map(repr, installed)) or 'nothing'}, 'none'."
+            )
+
+
+def _near(path: Path) -> str:
+    """Return a hint at the folder beside ``path`` whose name is nearest."""
+    beside = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.5)
+    return f" Did you mean {str(path.with_name(near[0]))!r}?" if near and near != [path.name] else ""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -176,7 +236,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UsageError(f"--config {str(path)!r}: no such file. Beside it: {', '.join(near) or 'no YAML file'}.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
@@ -196,20 +256,9 @@ def _pairs(rest: Sequence[str]) -> list[tuple[str, Any]]:
             if position == len(rest):
                 raise UsageError(f"{name} has no value. Fix: {name} VALUE.")
             value = rest[position]
-        pairs.append((name[2:], _scalar(value)))
+        pairs.append((name[2:], read_yaml(value)))
         position += 1
     return pairs
-
-
-def _scalar(text: str) -> Any:
-    """Return a YAML value; numbers such as 1e-6, which YAML 1.1 takes for text, are numbers."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:

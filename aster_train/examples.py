@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aster_env.dialects import Dialect
-from aster_env.dialects.render import render
+from aster_env.dialects.base import Schemas
 from aster_env.errors import UsageError
-from aster_env.types import Message, Trajectory, Turn
+from aster_env.types import Trajectory, Turn
+from aster_train.conversations import read_conversation
 
 IGNORED = -100
 """The label of a token that the loss passes over."""
@@ -41,12 +42,13 @@ class Examples:
         return Dataset.from_list(self.rows)
 
 
-def read_examples(path: str, dialect: Dialect, max_length: int | None) -> Examples:
+def read_examples(path: str, dialect: Dialect, max_length: int | None, schemas: Schemas | None = None) -> Examples:
     """Return the examples of a JSONL file; each line is a trajectory (``turns``) or a conversation (``messages``).
 
     A trajectory's ids are taken as they are where this tokenizer reads them as the same text; otherwise each turn is
     tokenised by itself, and counted. An example of more than ``max_length`` tokens is dropped whole: cut short, it
-    would teach to stop in the middle.
+    would teach to stop in the middle. ``schemas`` are of the tools that the prompt of a conversation describes, where
+    the line has no ``tools`` of its own.
 
     Raises:
         UsageError: no such file, a line that is neither (the text names it), or no example is left.
@@ -54,11 +56,11 @@ def read_examples(path: str, dialect: Dialect, max_length: int | None) -> Exampl
     examples = Examples()
     for number, line in _lines(path):
         try:
-            turns, retokenized = _turns(json.loads(line), dialect)
-        except (ValueError, KeyError, TypeError, UsageError) as error:
+            turns, retokenized = _turns(json.loads(line), dialect, schemas or {})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{path}, line {number}: {type(error).__name__}: {error} Allowed: an object with 'turns' (as "
-                "Trajectory.to_json writes) or 'messages' (role and content)."
+                "Trajectory.to_json writes) or 'messages' (role and content), in UTF-8."
             ) from error
         row = training_example(turns)
         if max_length is not None and len(row["input_ids"]) > max_length:
@@ -78,11 +80,10 @@ def training_example(turns: Sequence[Turn]) -> dict[str, list[int]]:
     return {"input_ids": ids, "labels": labels}
 
 
-def _turns(row: Mapping[str, Any], dialect: Dialect) -> tuple[list[Turn], bool]:
+def _turns(row: Mapping[str, Any], dialect: Dialect, schemas: Schemas) -> tuple[list[Turn], bool]:
     """Return a line's turns, and whether they had to be tokenised anew."""
     if "turns" not in row:
-        messages = [Message(m["role"], m["content"]) for m in row["messages"]]
-        return render(messages, dialect), False
+        return read_conversation(row, dialect, schemas), False
     turns = Trajectory.from_json(row).turns
     tokenizer = dialect.tokenizer
     known = all(0 <= i < tokenizer.vocab_size for turn in turns for i in turn.ids)
@@ -91,12 +92,12 @@ def _turns(row: Mapping[str, Any], dialect: Dialect) -> tuple[list[Turn], bool]:
     return [Turn(turn.role, tuple(tokenizer.encode(turn.text)), turn.text) for turn in turns], True
 
 
-def _lines(path: str) -> Iterator[tuple[int, str]]:
+def _lines(path: str) -> Iterator[tuple[int, bytes]]:
     file = Path(path).expanduser()
     if not file.is_file():
         near = sorted(p.name for p in file.parent.glob("*.jsonl"))[:5] if file.parent.is_dir() else []
         raise UsageError(f"data: {path!r}: no such file. Beside it: {', '.join(near) or 'no JSONL file'}.")
-    with open(file, encoding="utf-8") as lines:
+    with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield number, line

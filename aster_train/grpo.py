@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from transformers import AutoTokenizer
 from trl import GRPOConfig
 
 from aster_env.errors import AsterError
 from aster_train.config import (
     ASTER,
     GRPOSettings,
-    check_model,
+    find_model,
+    load_tokenizer,
     read_settings,
     resume_from,
     training_arguments,
@@ -28,12 +28,12 @@ def main(arguments: Sequence[str]) -> None:
         UsageError: the configuration is wrong; said before a model is loaded.
     """
     settings = read_settings(GRPOSettings, arguments, __doc__ or "")
-    check_model(settings.model)
+    model = find_model(settings.model)
     args = training_arguments(GRPOConfig, ASTER, settings.train)
     trainer = AsterGRPOTrainer(
-        settings.model,
+        model,
         args,
-        AutoTokenizer.from_pretrained(settings.model),
+        load_tokenizer(model),
         env=settings.env,
         env_kwargs=settings.env_kwargs,
         eval_env_kwargs=settings.eval_env_kwargs,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))
     try:
-        trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+        trainer.train(resume_from_checkpoint=resume_from(args.output_dir, main=args.process_index == 0))
         trainer.save_model(args.output_dir)
         trainer.save_state()
     finally:

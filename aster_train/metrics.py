@@ -34,14 +34,13 @@ def describe(trajectory: Trajectory) -> Row:
         "tokens": float(sum(lengths)),
         "turns": float(len(turns)),
         "truncated": float(bool(trajectory.stop and trajectory.stop.truncated)),
-        **{f"seconds_{name}": seconds for name, seconds in trajectory.seconds.items()},
     }
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, float]:
     """Return the metrics of many episodes, by the name under which they are logged; NaN where nothing counts.
 
-    Masked episodes count in ``masked_episodes`` and ``time/…`` alone.
+    Masked episodes count in ``masked_episodes`` alone.
     """
     kept = [row for row in rows if not row["masked"]]
 
@@ -57,7 +56,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         return float(column(part).sum() / total) if total else 0.0
 
     calls = column("calls")
-    metrics = {
+    return {
         "accuracy": mean(column("correct")),
         "tools/calls_mean": mean(calls),
         "tools/calls_p50": float(np.percentile(calls, 50)) if len(calls) else NAN,
@@ -74,6 +73,3 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         "masked_episodes": float(len(rows) - len(kept)),
         "unjudged_answers": float(column("unjudged").sum()),
     }
-    for name in ("generation", "tools", "reward"):
-        metrics[f"time/{name}"] = float(np.mean([row.get(f"seconds_{name}", 0.0) for row in rows])) if rows else NAN
-    return metrics

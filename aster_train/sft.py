@@ -6,13 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from aster_env.dialects import make_dialect
 from aster_env.errors import AsterError
 from aster_env.tokenizers import as_tokenizer
-from aster_train.config import SFT, SFTSettings, check_model, read_settings, resume_from, training_arguments
+from aster_train.config import (
+    SFT,
+    SFTSettings,
+    find_model,
+    load_tokenizer,
+    read_settings,
+    resume_from,
+    training_arguments,
+)
+from aster_train.conversations import tool_schemas
 from aster_train.examples import Examples, read_examples
 from aster_train.progress import show_progress
 
@@ -24,13 +32,15 @@ def main(arguments: Sequence[str]) -> None:
         UsageError: the configuration or the data are wrong; said before a model is loaded.
     """
     settings = read_settings(SFTSettings, arguments, __doc__ or "")
-    check_model(settings.model)
+    model = find_model(settings.model)
     args = training_arguments(SFTConfig, SFT, settings.train)
-    tokenizer = AutoTokenizer.from_pretrained(settings.model)
-    examples = read_examples(settings.data, make_dialect(settings.dialect, as_tokenizer(tokenizer)), args.max_length)
+    tokenizer = load_tokenizer(model)
+    dialect = make_dialect(settings.dialect, as_tokenizer(tokenizer))
+    schemas = tool_schemas(settings.env, settings.env_kwargs, dialect) if settings.env else {}
+    examples = read_examples(settings.data, dialect, args.max_length, schemas)
     if args.process_index == 0:
         print(examples.report())
-    train(settings.model, tokenizer, args, examples)
+    train(model, tokenizer, args, examples)
 
 
 def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples) -> None:
@@ -38,7 +48,7 @@ def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples) -> No
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
     trainer = SFTTrainer(model, args, train_dataset=examples.dataset(), processing_class=tokenizer)
     show_progress(trainer, ("loss", "mean_token_accuracy", "learning_rate"))
-    trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+    trainer.train(resume_from_checkpoint=resume_from(args.output_dir, main=args.process_index == 0))
     trainer.save_model(args.output_dir)
     trainer.save_state()
 

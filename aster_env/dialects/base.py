@@ -44,9 +44,11 @@ class Dialect(abc.ABC):
     a call and an answer              the call is executed; a note says that the answer was ignored
     a call inside a thought only      invalid call: the text says to close the thought first
     a call that is not closed         invalid call: the text names the missing tag
+    a closing tag alone, no answer    invalid call: the text says that nothing was opened
     malformed JSON                    invalid call: the text names the fault and the form to write
     unknown tool, wrong arguments     a call, refused by ``aster_env.tools.base.check_call`` in the same way
-    an answer, no call                the episode ends (``StopReason.ANSWERED``)
+    an answer, no call                the episode ends (``StopReason.ANSWERED``), also beside a closing tag that
+                                      was never opened, or a call inside a thought
     neither                           the episode ends (``StopReason.VOID_TURN``)
     ================================  ==================================================================
 

@@ -54,7 +54,7 @@ class Hermes(Dialect):
         before, opened, rest = visible.partition(OPEN)
         answer = last_boxed(visible)
         if not opened:
-            if CLOSE in visible:
+            if answer is None and CLOSE in visible:
                 problem = f"The turn closes a call that it never opened. {FORM}"
                 return Parsed(call=ToolCall("", {}, problem))
             if answer is None and OPEN in thought:

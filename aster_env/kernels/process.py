@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,15 +26,16 @@ from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
 from aster_env.errors import KernelError
+from aster_env.kernels.messages import Output, execute_content
 
 T = TypeVar("T")
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _DELIMITER = b"<IDS|MSG>"
-_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+_GUARD, _LAUNCHER = (str(Path(__file__).with_name(name)) for name in ("guard.py", "launcher.py"))
 _FLAGS = (
     "--HistoryManager.enabled=False",
     "--InteractiveShell.automagic=False",
     "--InteractiveShell.colors=NoColor",
+    "--InteractiveShell.xmode=Plain",
     "--IPKernelApp.matplotlib=None",
 )
 
@@ -44,38 +44,33 @@ class Died(Exception):
     """The process ended while something was awaited from it."""
 
 
-@dataclass(slots=True)
-class Output:
-    """What one execution sent before it became idle."""
-
-    stdout: list[str] = field(default_factory=list)
-    stderr: list[str] = field(default_factory=list)
-    value: str | None = None
-    error: str | None = None
-    ok: bool = True
-
-
 class _Manager(AsyncKernelManager):
-    """A manager whose kernel is this package's launcher."""
+    """A manager whose kernel is this package's launcher, behind its guard."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        argv = [sys.executable, "-P", _LAUNCHER, "-f", "{connection_file}", *_FLAGS]
+        argv = [sys.executable, "-P", _GUARD, _LAUNCHER, "-f", "{connection_file}", *_FLAGS]
         return KernelSpec(argv=argv, display_name="aster", language="python")
 
 
 class KernelProcess:
-    """A running kernel: its process, sockets and private folder.
+    """A running kernel: its process group, sockets and private folder.
 
     Args:
         context: the pool's zmq context.
         max_output: characters a cell may print.
+
+    Raises:
+        KernelError: its folder could not be made.
     """
 
     def __init__(self, context: zmq.asyncio.Context, max_output: int) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="aster-"))
-        self.scratch = self._folder / "scratch"
-        self.scratch.mkdir()
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="aster-"))
+            self.scratch = self._folder / "scratch"
+            self.scratch.mkdir()
+        except OSError as error:
+            raise KernelError(f"A Python kernel's folder could not be made: {error}.") from error
         self._max_output = max_output
         self._manager = _Manager(
             context=context, transport="ipc", connection_file=str(self._folder / "k.json"), ip=str(self._folder / "k")
@@ -93,34 +88,37 @@ class KernelProcess:
         """
         started = time.perf_counter()
         try:
-            await self._manager.start_kernel(cwd=str(self.scratch), env=self._environment())
+            # What the process says before it is a kernel, or as it crashes, is nothing to this program's terminal.
+            silence = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            await self._manager.start_kernel(cwd=str(self.scratch), env=self._environment(), **silence)
             self._pid = self._manager.provisioner.pid
             self._watch()
             self._shell, self._iopub = self._manager.connect_shell(), self._manager.connect_iopub()
             self._sockets = [self._shell, self._iopub]
             self._session = self._manager.session
             await self._race(self._greet(), timeout)
-        except (OSError, RuntimeError, TimeoutError, Died) as error:
+        except (OSError, RuntimeError, TimeoutError, zmq.ZMQError, Died) as error:
             self.kill()
             raise KernelError(
                 f"A Python kernel did not start within {timeout:g} s (gave up after "
                 f"{time.perf_counter() - started:.1f} s: {type(error).__name__} {error})."
             ) from error
 
-    async def run(self, code: str, *, silent: bool = False) -> Output:
-        """Execute ``code`` and return what it sent; raises ``Died`` if the process ends first."""
-        return await self._race(self._execute(code, silent), None)
+    async def run(self, code: str) -> Output:
+        """Execute ``code`` and return what it sent; raises ``Died`` if the process ends, or is killed, first."""
+        return await self._race(self._execute(code), None)
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel's process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, signal.SIGINT)
+        self._signal(signal.SIGINT)
 
     def kill(self) -> None:
         """End the process group at once and remove what it left; calling it twice is harmless."""
-        if self._pid:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+        # Once it is waited for, another group may get its number.
+        self._pid = 0
+        if self._exited is not None and not self._exited.done():
+            self._exited.set_result(None)
         for socket in self._sockets:
             socket.close(linger=0)
         self._sockets = []
@@ -144,10 +142,10 @@ class KernelProcess:
             return f"killed by {name}" + (" (out of memory?)" if -code == signal.SIGKILL else "")
         return f"exit code {code}"
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self._exited is not None and not self._exited.done()
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pid:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, number)
 
     @staticmethod
     def _close_pipes(process: Any) -> None:
@@ -162,7 +160,9 @@ class KernelProcess:
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         folders = {"HOME": home, "TMPDIR": home, "IPYTHONDIR": str(self._folder / "ipython"), "MPLBACKEND": "Agg"}
         runtime = {"JUPYTER_RUNTIME_DIR": str(self._folder), "ASTER_MAX_OUTPUT": str(self._max_output)}
-        return {**kept, **threads, **folders, **runtime, "PYTHONDONTWRITEBYTECODE": "1"}
+        # The order of sets, and all that follows from it, is the same in every session.
+        python = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
+        return {**kept, **threads, **folders, **runtime, **python}
 
     def _watch(self) -> None:
         """Notice the process's end at once."""
@@ -185,14 +185,14 @@ class KernelProcess:
         either: tuple[asyncio.Future[Any], ...] = (task, self._exited)
         try:
             await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            # Sockets that are closed with the process cancel the task.
+            if task.done() and not task.cancelled():
                 return task.result()
             raise Died("the process ended") if self._exited.done() else TimeoutError("no answer")
         finally:
             if not task.done():
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await asyncio.wait({task})
 
     async def _greet(self) -> None:
         """Wait until the shell answers and the subscription to iopub is live."""
@@ -201,23 +201,20 @@ class KernelProcess:
         # Without the welcome (protocol 5.4) the `idle` of an early cell could be lost, and the cell would hang.
         await self._receive(self._iopub, lambda kind, parent, _: kind == "iopub_welcome")
 
-    async def _execute(self, code: str, silent: bool) -> Output:
-        content = {
-            "code": code,
-            "silent": silent,
-            "store_history": not silent,
-            "user_expressions": {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        message_id = await self._send("execute_request", content)
-        output = Output()
+    async def _execute(self, code: str) -> Output:
+        message_id = await self._send("execute_request", execute_content(code))
+        output = Output(4 * self._max_output)
 
         def collect(kind: str, parent: str, content: dict[str, Any]) -> bool:
-            return parent == message_id and _collect(output, kind, content)
+            return parent == message_id and output.add(kind, content)
+
+        def replied(kind: str, parent: str, content: dict[str, Any]) -> bool:
+            if parent == message_id:
+                output.truncated += int(content.get("aster_dropped", 0))
+            return parent == message_id
 
         await self._receive(self._iopub, collect)
-        await self._receive(self._shell, lambda kind, parent, _: parent == message_id)
+        await self._receive(self._shell, replied)
         return output
 
     async def _send(self, kind: str, content: dict[str, Any]) -> str:
@@ -236,16 +233,3 @@ class KernelProcess:
             kind, origin = json.loads(header)["msg_type"], json.loads(parent).get("msg_id", "")
             if last(kind, origin, json.loads(content)):
                 return
-
-
-def _collect(output: Output, kind: str, content: dict[str, Any]) -> bool:
-    """Add one message of the running cell to its output; True when the cell is over."""
-    if kind == "stream":
-        getattr(output, content["name"]).append(content["text"])
-    elif kind == "execute_result":
-        output.value = content["data"].get("text/plain")
-    elif kind == "display_data":
-        output.stdout.append(content["data"].get("text/plain", "") + "\n")
-    elif kind == "error":
-        output.error, output.ok = _ESCAPES.sub("", "\n".join(content["traceback"])), False
-    return kind == "status" and content["execution_state"] == "idle"

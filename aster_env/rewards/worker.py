@@ -1,51 +1,165 @@
-"""A worker process that judges mathematical equivalence: JSON lines in, JSON lines out; run by path.
+r"""A worker process that judges mathematical equivalence: JSON lines in, JSON lines out; run by path.
 
 In a process of its own, an answer that takes for ever, or all the memory, harms nothing: the parent kills the process.
-It ends when its standard input closes, or within a second of the parent's death.
+It ends when its standard input closes, and with its parent, even in the middle of a long computation.
+
+An answer to a question that has one value may be a chain of sides. math-verify looks at one side and passes over what
+contradicts it (``13=12`` and ``12 \approx 13`` would be 12), so here the chain is right only if some side is equivalent
+to the reference, and each other one holds too:
+
+- a name may stand for what was asked for, and so may, but at the end, whatever holds an unknown: ``x = 12``,
+  ``12 = x``, ``m + n = 12``, ``f(2) = 12``, ``A = \pi r^2 = 12``;
+- a side after ``\approx`` may be the reference rounded or cut to the digits written: ``\frac13 \approx 0.333``;
+- any other must be equivalent to the reference: ``2 + 10 = 12``, but not ``13 = 12`` or ``x = 13 = 12``.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
+import re
 import resource
+import signal
 import sys
 import threading
 import time
+from typing import Any
 
 MEMORY = 4 << 30
+_ROUNDED = ("\\approx", "≈", "\\simeq", "\\sim", "\\doteq", "\\cong")
+_ARROWS = ["to", "mapsto", "iff", "implies", "rightarrow", "longrightarrow", "leftrightarrow", "longleftrightarrow"]
+_JOINS = (
+    *("=", "＝", "\\equiv", "≡", "\\propto", "→", "⟶", "⇒", "⟹", "↔", "⇔", "⟺"),
+    *(f"\\{name}" for arrow in _ARROWS for name in (arrow, arrow.capitalize())),
+    *_ROUNDED,
+)
+_PIECE = re.compile(r"\\[A-Za-z]+|\\.|[<>!]=|=+|.", re.DOTALL)
+_IGNORED = re.compile(r"\\?\$|\\[()\[\]]|&|\\[pb]?mod\s*\{[^{}]*\}")
+_NAME = re.compile(r"[A-Za-z](_(\w|\{\w+\}))?'*(\(\w+\))?")
+_DECIMAL = re.compile(r"([+-]?\d+(?:\.(\d+))?)(?:\\ldots|\\dots|\.{3}|…)?")
 
 
 def judge(golds: list[str], answer: str) -> bool:
     """Whether ``answer`` is mathematically equivalent to any of ``golds``, all of them without a box."""
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    sides = split_chain(answer)
+    if len(sides) == 1:
+        target = read(answer)
+        return any(_equal(read(gold), target) for gold in golds)
+    return any(_holds(read(gold), sides, answer) for gold in golds)
+
+
+def read(text: str) -> list[Any]:
+    """Return what math-verify finds in a text: SymPy objects, and the text itself."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
     configuration = [LatexExtractionConfig(), ExprExtractionConfig()]
-
-    def read(text: str) -> list[object]:
-        found: list[object] = parse(
-            f"\\boxed{{{text}}}", extraction_config=configuration, parsing_timeout=None, raise_on_error=False
-        )
-        return found
-
-    target = read(answer)
-    return any(verify(read(gold), target, timeout_seconds=None) for gold in golds)
+    found: list[Any] = parse(
+        f"\\boxed{{{text}}}", extraction_config=configuration, parsing_timeout=None, raise_on_error=False
+    )
+    return found
 
 
-def _end_with_parent() -> None:
-    """End even while a judgement runs: then nothing reads the closed input."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+def split_chain(text: str) -> list[tuple[str, str]]:
+    """Return the sides of a chain, each with the sign before it; signs inside brackets do not count."""
+    sides = [("", "")]
+    depth = 0
+    for piece in _PIECE.findall(_unwrap(_IGNORED.sub("", text).strip())):
+        depth += (piece in "([{") - (piece in ")]}")
+        sign = "=" if piece.startswith("=") else piece
+        if depth == 0 and sign in _JOINS:
+            sides.append((sign, ""))
+        else:
+            sides[-1] = (sides[-1][0], sides[-1][1] + piece)
+    shown = [(sign, side.strip().rstrip(".,;")) for sign, side in sides]
+    return [(sign, side) for sign, side in shown if side] or [("", text)]
+
+
+def _unwrap(text: str) -> str:
+    """Return a text without brackets around the whole of it."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += (character in "({") - (character in ")}")
+        if depth == 0:
+            whole = position == len(text) - 1 and text[0] in "({"
+            return text[1:-1] if whole else text
+    return text
+
+
+def _equal(gold: list[Any], target: list[Any]) -> bool:
+    from math_verify import verify
+
+    return bool(verify(gold, target, timeout_seconds=None))
+
+
+def _holds(gold: list[Any], sides: list[tuple[str, str]], answer: str) -> bool:
+    """Whether the chain is right for one reference; see the module's text."""
+    import sympy
+
+    value = gold[0] if gold else None
+    if not isinstance(value, sympy.Expr) or isinstance(value, sympy.MatrixExpr):
+        # A point, a set, an equation: there the signs are part of the answer's form, which math-verify knows.
+        return _equal(gold, read(answer))
+    right = [_equal(gold, read(side)) for _, side in sides]
+    last = len(sides) - 1
+    rest = (
+        equal or _asked_for(side, value, number == last) or (sign in _ROUNDED and _rounds(value, side))
+        for number, (equal, (sign, side)) in enumerate(zip(right, sides, strict=True))
+    )
+    return any(right) and all(rest)
+
+
+def _asked_for(side: str, value: Any, last: bool) -> bool:
+    """Whether a side may stand for the unknown: a name, or but at the end, for a number, whatever holds a name."""
+    import sympy
+    from sympy.core.function import AppliedUndef
+
+    if _NAME.fullmatch(side):
+        return True
+    if last:
+        return False
+    found = read(side)
+    if not found or not isinstance(found[0], sympy.Basic):
+        return not any(character.isdigit() for character in side)
+    if value.free_symbols:
+        return isinstance(found[0], sympy.Symbol | AppliedUndef)
+    return bool(found[0].free_symbols or found[0].atoms(AppliedUndef))
+
+
+def _rounds(value: Any, side: str) -> bool:
+    """Whether a decimal number is a value rounded or cut to the digits written."""
+    import sympy
+
+    written = _DECIMAL.fullmatch(re.sub(r"[\s,]|\\[,!]", "", side))
+    if written is None or value.free_symbols or not value.is_real:
+        return False
+    exact, number, unit = value.evalf(30), sympy.Rational(written[1]), sympy.Rational(1, 10 ** len(written[2] or ""))
+    difference = abs(exact - number)
+    return bool(difference <= unit / 2 or (difference < unit and abs(number) <= abs(exact)))
+
+
+def end_with_parent(parent: int) -> None:
+    """End with the parent: by the kernel's signal where there is one, for native code may let no thread run."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL, 0, 0, 0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    if os.getppid() != parent:
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
     """Answer one request a line until the input closes."""
     logging.disable(logging.CRITICAL)
+    end_with_parent(int(sys.argv[1]))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     judge(["1"], "1.0")
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -64,7 +65,7 @@ def check_call(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
     """Return the call under the tool's own name, with ``problem`` set where it cannot be executed.
 
     Checks the name and, against the tool's JSON schema, that required arguments are there, that no other
-    is, and that each has its declared type.
+    is, that each has its declared type, and that its text is Unicode.
     """
     if call.problem is not None:
         return call
@@ -95,4 +96,19 @@ def _arguments_problem(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
             not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
         ):
             return f"The argument {name!r} of {tool.name!r} must be a {kind}, not {type(value).__name__}."
+        if not _is_unicode(value):
+            return (
+                f"The argument {name!r} of {tool.name!r} holds half a surrogate pair (an escape from \\ud800 to "
+                "\\udfff), which is no character. Write the character itself, or both halves of its escape."
+            )
     return None
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether the strings in a JSON value can be encoded: JSON's escapes can write lone surrogates."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        # Nested to the very limit of the parser, a value that could be read may not be written: refused likewise.
+        return False
+    return True

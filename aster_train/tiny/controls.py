@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+from typing import Self
+
 from aster_env.kernels.base import Cell, Kernel, KernelPool
 
 
-class ForgetfulPool:
+class _Pool:
+    async def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class ForgetfulPool(_Pool):
     """Sessions whose variables do not persist: each cell runs in a new one.
 
     Args:
@@ -39,15 +55,12 @@ class _Forgetful:
         pass
 
 
-class InertPool:
+class InertPool(_Pool):
     """Sessions that run nothing: each cell gives the empty result."""
 
     async def start(self) -> Kernel:
         """Return a session that runs nothing."""
         return _Inert()
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to end."""
 
 
 class _Inert:

@@ -97,7 +97,7 @@ def evaluate_controls(
     """Return the scores on fresh problems, sampled, with forgetful sessions and with none at all."""
     scores = {}
     pools = {
-        "variables do not persist": lambda: ForgetfulPool(open_pool("ipykernel", allow_unsandboxed=True)),
+        "variables do not persist": lambda: ForgetfulPool(open_pool()),
         "calls are never executed": InertPool,
     }
     for name, make in pools.items():

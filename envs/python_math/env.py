@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aster_env.env import ToolEnv
-from aster_env.errors import UnsandboxedWarning
+from aster_env.errors import UsageError
+from aster_env.kernels import check_pool, pool_options
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
 from aster_env.limits import Limits
+from aster_env.presets import Fields
 from aster_env.rewards.math import MathReward
-from aster_env.tasks import TaskSet, load_tasks
+from aster_env.tasks import TaskSet, load_tasks, share_tasks
 from aster_env.tools.base import Tool
-from aster_env.tools.python import PythonTool
+from aster_env.tools.python import PythonTool, check_call_limits
 from aster_env.vector import ToolVectorEnv
 
 from .tasks import GENERATORS
@@ -28,8 +29,9 @@ class PythonMathEnv(ToolEnv):
     Args:
         tasks: a TaskSet, a list of Tasks, a generated family (``"generated"``), a preset (``"aime25"``, …) or a path;
             see ``aster_env.tasks.load_tasks``.
-        split: which split of the tasks.
+        split: which split of a generated family, a preset or a hub dataset.
         tasks_path: a local file for a preset, instead of the hub.
+        fields: where a task's parts are in a row of a file or hub dataset: ``{"prompt": column, "answers": column}``.
         task_options: of a generated family: ``level``, ``size``, ``seed``.
         max_tool_calls: calls an episode may make.
         max_tokens: tokens an episode may have, prompt and observations included.
@@ -38,9 +40,14 @@ class PythonMathEnv(ToolEnv):
         max_output: characters of a call's output that the model is shown; the middle is cut out.
         pool: where sessions come from: a KernelPool, or a name for ``aster_env.kernels.open_pool``.
         pool_options: passed to ``open_pool``.
-        allow_unsandboxed: True says that code may run without isolation, and silences the warning.
+        allow_unsandboxed: whether code may run without isolation. The pool ``"zygote"`` then also starts where
+            Landlock or seccomp is missing, and ``"ipykernel"``, which never isolates, needs it; for the other pools
+            it makes no difference.
         instruction: appended to each problem.
         **options: see ``ToolEnv``: ``tokenizer``, ``dialect``, ``system``, ``view``, ``render_mode``.
+
+    Raises:
+        UsageError: an argument is not allowed, or does not apply to such tasks.
     """
 
     def __init__(
@@ -49,35 +56,40 @@ class PythonMathEnv(ToolEnv):
         tasks: Any = "generated",
         split: str | None = None,
         tasks_path: str | None = None,
+        fields: Fields | None = None,
         task_options: Mapping[str, Any] | None = None,
         max_tool_calls: int = 50,
         max_tokens: int = 32768,
         max_invalid_calls: int = 3,
         timeout: float = 30.0,
         max_output: int = 8192,
-        pool: str | KernelPool = "ipykernel",
+        pool: str | KernelPool = "zygote",
         pool_options: Mapping[str, Any] | None = None,
-        allow_unsandboxed: bool | None = None,
+        allow_unsandboxed: bool = False,
         instruction: str = INSTRUCTION,
         **options: Any,
     ) -> None:
+        limits = Limits(max_tool_calls, max_tokens, max_invalid_calls)
+        check_call_limits(timeout, max_output)
+        self._pool_choice, self._pool_options = pool, _read_options(pool, pool_options, allow_unsandboxed)
         loaded: TaskSet = load_tasks(
-            tasks, path=tasks_path, split=split, kind="math", generators=GENERATORS, options=task_options
+            tasks,
+            path=tasks_path,
+            split=split,
+            fields=fields,
+            kind="math",
+            generators=GENERATORS,
+            options=task_options,
         )
         super().__init__(
             loaded,
             MathReward(),
             instruction=instruction,
-            limits=Limits(max_tool_calls, max_tokens, max_invalid_calls),
+            limits=limits,
             **options,
         )
-        self._pool_choice, self._pool_options = pool, dict(pool_options or {})
         self._timeout, self._max_output = timeout, max_output
         self._leased: KernelPool | None = None
-        if pool == "ipykernel":
-            self._pool_options["allow_unsandboxed"] = True
-            if allow_unsandboxed is None:
-                warn_unsandboxed()
 
     async def open_tools(self) -> Sequence[Tool]:
         """Return the Python tool over the pool shared by the environments of this loop."""
@@ -95,20 +107,29 @@ class PythonMathEnv(ToolEnv):
 
 def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any) -> ToolVectorEnv:
     """Return ``num_envs`` of these environments as one; called by ``gymnasium.make_vec``."""
-    return ToolVectorEnv(lambda: PythonMathEnv(**kwargs), num_envs, autoreset_mode)
+    made: list[PythonMathEnv] = []
+
+    def make() -> PythonMathEnv:
+        # The tasks are read or generated once; the other environments share them.
+        made.append(PythonMathEnv(**(share_tasks(kwargs, made[0].tasks) if made else kwargs)))
+        return made[-1]
+
+    return ToolVectorEnv(make, num_envs, autoreset_mode)
 
 
-def warn_unsandboxed() -> None:
-    """Warn, once a process, that code runs without isolation."""
-    global _warned
-    if not _warned:
-        _warned = True
-        warnings.warn(
-            "The code of this environment's model runs as your user, with your files and network: the kernel pool "
-            "'ipykernel' does not isolate. Pass allow_unsandboxed=True to say that this is meant.",
-            UnsandboxedWarning,
-            stacklevel=4,
-        )
-
-
-_warned = False
+def _read_options(pool: Any, options: Any, allow_unsandboxed: Any) -> dict[str, Any]:
+    """Return the options that ``open_pool`` gets, checked."""
+    if not isinstance(allow_unsandboxed, bool):
+        raise UsageError(f"allow_unsandboxed={allow_unsandboxed!r} is not allowed. Allowed: True or False.")
+    if options is not None and not isinstance(options, Mapping):
+        raise UsageError(f"pool_options={options!r} is a {type(options).__name__}. Allowed: a mapping of options.")
+    if not isinstance(pool, str):
+        if not isinstance(pool, KernelPool):
+            raise UsageError(f"pool={pool!r} is a {type(pool).__name__}. Allowed: a name, or a KernelPool.")
+        if options:
+            raise UsageError(f"pool_options={options!r} do not apply to a pool that is open. Fix: leave them out.")
+        return {}
+    known = {"allow_unsandboxed": allow_unsandboxed} if "allow_unsandboxed" in pool_options(pool) else {}
+    chosen = {**known, **(options or {})}
+    check_pool(pool, chosen)
+    return chosen

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from aster_env.dialects import DIALECTS, make_dialect
 from aster_env.dialects.base import last_boxed, split_thought
-from aster_env.tokenizers import ByteTokenizer
+from aster_env.tokenizers import TAG_NAMES, ByteTokenizer
+from aster_env.tools.base import check_call
 from tests.support import EchoTool
 
 SCHEMAS = {"python": EchoTool.schema}
@@ -89,6 +90,13 @@ def test_a_stray_closing_tag_is_refused_with_the_reason(name):
 
 
 @dialects
+@pytest.mark.parametrize("turn", ["{answer}{closed}", "{closed}{answer}"])
+def test_an_answer_beside_a_stray_closing_tag_counts(name, turn):
+    parsed = parse(name, turn.format(answer=ANSWER[name], closed=CLOSED[name]))
+    assert (parsed.call, parsed.answer) == (None, "2")
+
+
+@dialects
 def test_a_turn_with_neither_is_void(name):
     parsed = parse(name, "I do not know.")
     assert (parsed.call, parsed.answer) == (None, None)
@@ -132,7 +140,26 @@ def test_a_tag_without_such_a_tool_is_a_call_by_that_name():
 
 
 MARKS = [*CALL.values(), *ANSWER.values(), *OPENED.values(), *CLOSED.values()]
-PIECES = [*MARKS, "<think>", "</think>", "<|im_end|>", "{"]
+HALF = '<tool_call>{"name": "python", "arguments": {"code": "\\ud83d"}}</tool_call>'
+PIECES = [*MARKS, HALF, "<think>", "</think>", "<|im_end|>", "{"]
+TOOLS = {"python": EchoTool(str)}
+
+
+@given(code=st.text(st.characters(categories=["Cs", "L", "N"]), max_size=5), wrap=st.sampled_from([str, lambda c: [c]]))
+def test_a_call_that_is_not_refused_can_be_sent_as_utf8(code, wrap):
+    call = {"name": "python", "arguments": {"code": wrap(code)}}
+    checked = check_call(parse("hermes", f"<tool_call>{json.dumps(call)}</tool_call>").call, TOOLS)
+    half = any("\ud800" <= character <= "\udfff" for character in code)
+    assert (checked.problem is not None) == (half or wrap is not str)
+    (checked.problem or checked.arguments["code"]).encode()
+
+
+def test_half_a_surrogate_pair_is_refused_with_the_reason():
+    problem = check_call(parse("hermes", HALF).call, TOOLS).problem
+    assert "'code'" in problem
+    assert "surrogate" in problem
+    whole = HALF.replace("\\ud83d", "\\ud83d\\ude42")
+    assert check_call(parse("hermes", whole).call, TOOLS).arguments["code"] == "🙂"
 
 
 @dialects
@@ -141,6 +168,19 @@ def test_parsing_is_total_and_gives_at_most_one_outcome(name, text):
     parsed = parse(name, text)
     assert parsed.call is None or parsed.answer is None
     assert parse(name, text) == parsed
+
+
+PARTS = {"call": CALL, "answer": ANSWER, "closed": CLOSED}
+
+
+@given(st.lists(st.sampled_from([*PARTS, "<think>", "</think>", " so "]), max_size=6))
+def test_turns_of_the_same_parts_have_the_same_outcome_in_every_dialect(parts):
+    outcomes = []
+    for name in DIALECTS:
+        parsed = parse(name, "".join(PARTS[part][name] if part in PARTS else part for part in parts))
+        refused = parsed.call is not None and parsed.call.problem is not None
+        outcomes.append((parsed.call is None, refused, parsed.answer, parsed.note))
+    assert len(set(outcomes)) == 1
 
 
 @dialects
@@ -170,6 +210,10 @@ def test_splitting_a_thought_loses_no_letter(text):
     visible, thought = split_thought(text)
     letters = [c for c in text.replace("think", "") if c in "ab"]
     assert sorted(visible.replace("think", "") + thought.replace("think", "")).count("a") == letters.count("a")
+
+
+def test_every_tag_of_a_dialect_is_a_marker():
+    assert {tag.strip("</>") for dialect in DIALECTS.values() for tag in dialect.stop} <= set(TAG_NAMES)
 
 
 @dialects

@@ -10,7 +10,7 @@ import pytest
 from aster_env.errors import JudgeError, KernelError, UsageError
 from aster_env.limits import Limits
 from aster_env.rollout import Completion
-from aster_env.types import Message, StopReason, Task, ToolResult
+from aster_env.types import Message, StopReason, Task, ToolResult, Trajectory
 from tests.support import EchoEnv
 
 CALL = '<tool_call>\n{"name": "python", "arguments": {"code": "1"}}\n</tool_call>'
@@ -67,10 +67,12 @@ def test_actions_and_observations_are_in_their_spaces(env):
         ([BROKEN, BROKEN, CALL, BROKEN, BROKEN, ANSWER], {"max_invalid_calls": 2}, StopReason.ANSWERED),
         (["x" * 5000], {"max_tokens": 2000}, StopReason.MAX_TOKENS),
         ([CALL] * 30, {"max_tokens": 2000}, StopReason.MAX_TOKENS),
+        ([CALL, "x" * 2000 + CALL], {"max_tokens": 2000}, StopReason.MAX_TOKENS),
     ],
 )
 def test_each_end_has_its_reason(turns, limits, stop):
-    env = EchoEnv(limits=Limits(**limits))
+    ran = []
+    env = EchoEnv(lambda code: ran.append(code) or "ok", limits=Limits(**limits))
     env.reset(options={"task_id": "t1"})
     for turn in turns:
         _, _, terminated, truncated, info = say(env, turn)
@@ -79,6 +81,9 @@ def test_each_end_has_its_reason(turns, limits, stop):
     assert info["stop"] is stop
     assert truncated == stop.truncated
     assert terminated != truncated
+    trajectory = info["trajectory"]
+    assert trajectory.tool_calls == info["tool_calls"] == len(ran)
+    assert Trajectory.from_json(trajectory.to_json()).tool_calls == len(ran)
     with pytest.raises(UsageError, match="reset"):
         say(env, ANSWER)
     env.close()
@@ -160,6 +165,12 @@ def test_the_same_seed_and_actions_give_the_same_bytes():
         (lambda env: env.step(np.array([0.5])), "of integers"),
         (lambda env: env.step([-1]), "Allowed: 0 to"),
         (lambda env: env.step([10**6]), "Allowed: 0 to"),
+        (lambda env: env.step([[1], [2, 3]]), "one-dimensional"),
+        (lambda env: env.step(Completion((10**6,))), "Allowed: 0 to"),
+        (lambda env: env.step(Completion((0.5,))), "of integers"),
+        (lambda env: env.step(Completion((1, 2), (-0.5,))), "1 'logprobs' for 2 ids"),
+        (lambda env: env.step(Completion((1, 2), (-0.5, None))), "'logprobs' must be numbers"),
+        (lambda env: env.step(Completion((1, 2), -0.5)), "'logprobs' must be numbers"),
         (lambda env: env.reset(options={"task_idd": "t1"}), "task_id"),
         (lambda env: env.reset(options={"task_id": "t11"}), "Did you mean 't1'"),
         (lambda env: env.reset(options={"task": "t1"}), "aster_env.types.Task"),
@@ -192,6 +203,35 @@ def test_bad_limits_are_named(limits):
     (name,) = limits
     with pytest.raises(UsageError, match=name):
         Limits(**limits)
+
+
+def test_prompts_that_are_too_long_are_named_before_a_run():
+    tasks = [Task("short", "x", ("1",)), Task("long", "x" * 3000, ("1",)), Task("longer", "x" * 4000, ("1",))]
+    env = EchoEnv(tasks=tasks, limits=Limits(max_tokens=2500))
+    with pytest.raises(UsageError, match=r"2 prompts .*'longer' .*'long'") as caught:
+        asyncio.run(env.acheck_tasks())
+    assert "short" not in str(caught.value)
+    assert not env.tool.open
+    asyncio.run(EchoEnv(tasks=tasks).acheck_tasks())
+
+
+def test_prompts_can_be_checked_before_the_environment_is_used_on_another_loop():
+    env = EchoEnv(limits=Limits(max_tokens=2500))
+    env.check_tasks()
+    with pytest.raises(UsageError, match=r"max_tokens is 2500.*'long' \([0-9]+\). Fix: raise max_tokens"):
+        env.check_tasks([*env.tasks, Task("long", "x" * 3000, ("1",))])
+
+    async def main():
+        await env.areset()
+        await env.aclose()
+
+    asyncio.run(main())
+
+
+def test_checking_prompts_leaves_a_running_episode_alone(env):
+    env.reset(options={"task_id": "t1"})
+    env.check_tasks()
+    assert say(env, ANSWER)[1] == 1.0
 
 
 def test_a_completion_brings_its_logprobs(env):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import hypothesis.strategies as st
 import numpy as np
@@ -34,7 +35,11 @@ def tokenizer(name):
 
 texts = st.text(max_size=60) | st.sampled_from(["", "<think>", "</tool_call>", "12 345", "\ud800", "\x00", "🙂" * 5])
 turns = st.lists(
-    st.tuples(st.sampled_from(["call", "invalid", "text", "ids"]), texts, st.lists(st.integers(0, 255), max_size=20)),
+    st.tuples(
+        st.sampled_from(["call", "escaped", "invalid", "text", "ids"]),
+        texts,
+        st.lists(st.integers(0, 255), max_size=20),
+    ),
     min_size=1,
     max_size=6,
 )
@@ -47,6 +52,11 @@ def action_ids(env, kind, text, ids):
     clean = text.encode("utf-8", "replace").decode()
     if kind == "call":
         return [*ids, *env.tokenizer.encode(env.dialect.call("python", {"code": clean}))]
+    if kind == "escaped":
+        # JSON's escapes write what UTF-8 cannot: half of a surrogate pair.
+        return env.tokenizer.encode(
+            f'<tool_call>{{"name": "python", "arguments": {{"code": {json.dumps(text)}}}}}</tool_call>'
+        )
     if kind == "invalid":
         return env.tokenizer.encode(f"{env.dialect.stop[0]}{clean}")
     return [*env.tokenizer.encode(clean), *ids, next(iter(env.tokenizer.end_ids))]
@@ -70,7 +80,7 @@ def test_the_concatenation_is_the_training_row_and_no_sampled_id_changes(dialect
         if terminated or truncated:
             trajectory = info["trajectory"]
             break
-    trajectory = trajectory or env._trajectory
+    trajectory = trajectory or env._episode.trajectory
     assert trajectory.ids == row
     assert trajectory.mask == mask
     assert trajectory.logprobs == logprobs
@@ -81,7 +91,8 @@ def test_the_concatenation_is_the_training_row_and_no_sampled_id_changes(dialect
     example = training_example(trajectory.turns)
     assert example["input_ids"] == row
     assert example["labels"] == [i if m else IGNORED for i, m in zip(row, mask, strict=True)]
-    assert Trajectory.from_json(trajectory.to_json()).turns == trajectory.turns
+    again = Trajectory.from_json(json.loads(json.dumps(trajectory.to_json())))
+    assert (again.turns, again.tool_calls) == (trajectory.turns, info["tool_calls"])
     env.close()
 
 
@@ -95,7 +106,7 @@ def test_stored_messages_render_to_the_environments_own_turns(dialect, name, cod
     for code in codes:
         clean = code.encode("utf-8", "replace").decode()
         env.step(np.array(env.tokenizer.encode(env.dialect.call("python", {"code": clean})), dtype=np.int32))
-        if env._trajectory.stop:
+        if env._episode.trajectory.stop:
             env.close()
             return
     end = env.dialect.answer("1") + env.tokenizer.end_text

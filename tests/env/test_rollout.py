@@ -9,7 +9,7 @@ import pytest
 
 from aster_env.errors import PolicyError, UsageError
 from aster_env.limits import Limits
-from aster_env.rollout import RolloutRunner, episode_seed, make_envs, play, rollout
+from aster_env.rollout import Completion, RolloutRunner, episode_seed, make_envs, play, rollout
 from aster_env.types import StopReason, Task
 from tests.support import EchoEnv, ScriptedPolicy
 
@@ -125,7 +125,7 @@ def test_seeds_of_episodes_differ_and_repeat():
 
 
 def test_a_runner_plays_again_and_again_and_closes():
-    env_kwargs = {"tasks": TASKS, "allow_unsandboxed": True}
+    env_kwargs = {"tasks": TASKS}
     with RolloutRunner("ASTER/PythonMath-v0", max_concurrent=2, env_kwargs=env_kwargs) as runner:
         assert runner.envs[0].tasks is runner.envs[1].tasks
         policy = ScriptedPolicy(runner.envs[0], one_call_then_answer)
@@ -134,6 +134,36 @@ def test_a_runner_plays_again_and_again_and_closes():
             assert [t.index for t in done] == list(range(6))
             assert [t.reward for t in done] == [1.0] * 6
     runner.close()
+
+
+def test_environments_share_tasks_however_they_were_loaded(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "Task 1.", "gold": "1"}\n')
+    kwargs = {"tasks": str(path), "fields": {"prompt": "text", "answers": "gold"}}
+    first, second = make_envs("ASTER/PythonMath-v0", 2, kwargs)
+    assert first.tasks is second.tasks
+    assert first.tasks[0].answers == ("1",)
+
+
+def test_a_runner_checks_its_prompts_before_a_run():
+    env_kwargs = {"tasks": [Task("long", "x" * 3000, ("1",))], "max_tokens": 2000}
+    with RolloutRunner("ASTER/PythonMath-v0", max_concurrent=1, env_kwargs=env_kwargs) as runner:
+        with pytest.raises(UsageError, match="'long'"):
+            runner.check_tasks()
+        runner.check_tasks([Task("short", "x", ("1",))])
+    with RolloutRunner("ASTER/PythonMath-v0", env_kwargs={**env_kwargs, "max_tokens": 9000}) as runner:
+        runner.check_tasks()
+
+
+def test_a_policy_that_returns_garbage_is_named():
+    env = EchoEnv()
+
+    class Garbage(ScriptedPolicy):
+        async def generate(self, request):
+            return Completion((10**6,), (-0.5,))
+
+    with pytest.raises(UsageError, match="Allowed: 0 to"):
+        collect([env], Garbage(env, one_call_then_answer))
 
 
 @pytest.mark.parametrize(

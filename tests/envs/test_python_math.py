@@ -17,10 +17,12 @@ from gymnasium.utils.env_checker import check_env
 import aster_env
 from aster_env.envs.python_math.env import PythonMathEnv
 from aster_env.errors import UsageError
-from aster_env.types import StopReason
+from aster_env.types import StopReason, Task
+from aster_train.tiny.controls import InertPool
+from tests.kernels.servers import below
 from tests.kernels.test_ipykernel import alive, wait_until_gone
 
-OPTIONS = {"allow_unsandboxed": True, "task_options": {"size": 8}}
+OPTIONS = {"task_options": {"size": 8}}
 
 
 def call(code):
@@ -135,41 +137,120 @@ def test_same_step_autoreset_keeps_the_end_of_the_episode():
     envs.reset(seed=0)
     _, _, terminated, _, info = envs.step(["hm", call("1")])
     assert terminated.tolist() == [True, False]
-    assert info["final_info"][0]["stop"] is StopReason.VOID_TURN
+    assert info["final_info"]["stop"][0] is StopReason.VOID_TURN
     assert info["stop"][0] is None
     envs.close()
 
 
-def test_it_warns_once_that_nothing_is_isolated():
-    program = textwrap.dedent("""
-        import warnings
-        import gymnasium as gym
-        import aster_env
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            gym.make("ASTER/PythonMath-v0", task_options={"size": 2})
-            gym.make("ASTER/PythonMath-v0", task_options={"size": 2})
-        print([w.category.__name__ for w in caught])
-    """)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['UnsandboxedWarning']"
+def test_the_environments_of_a_vector_share_their_tasks_and_their_judges():
+    envs = gym.make_vec("ASTER/PythonMath-v0", num_envs=3, **OPTIONS, view="text")
+    assert len({id(env.tasks) for env in envs.envs}) == 1
+    envs.reset(seed=0)
+    envs.step(["\\boxed{x/2}"] * 3)
+    assert len({id(env.reward._judges) for env in envs.envs}) == 1
+    pids = envs.envs[0].reward._judges.pids
+    assert 1 <= len(pids) <= 2
+    assert all(map(alive, pids))
+    envs.close()
+    assert not any(map(alive, pids))
+
+
+def test_environments_share_their_judges_until_the_last_is_closed():
+    first, second = make(view="text").unwrapped, make(view="text").unwrapped
+    for env in (first, second):
+        env.reset(seed=0)
+        env.step("\\boxed{x/2}")
+    pids = second.reward._judges.pids
+    first.close()
+    assert any(map(alive, pids))
+    second.reset(options={"task": Task("half", "?", ("x/2",))})
+    assert second.step("\\boxed{0.5x}")[1] == 1.0
+    assert second.reward._judges.pids == pids
+    second.close()
+    assert not any(map(alive, pids))
+
+
+def test_code_that_is_no_unicode_costs_a_call_not_the_run():
+    env = make(view="text")
+    env.reset(seed=0)
+    half = env.step('<tool_call>{"name": "python", "arguments": {"code": "print(\'\\ud83d\')"}}</tool_call>')
+    assert "surrogate" in half[0]
+    assert half[4]["tool_calls"] == 0
+    assert "42" in env.step(call("6 * 7"))[0]
+    env.close()
+
+
+def test_a_flood_from_a_child_process_is_bounded_and_counted():
+    options = {"pool": "ipykernel", "allow_unsandboxed": True, "pool_options": {"max_output": 1000}}
+    env = make(view="text", max_output=100, **options)
+    env.reset(seed=0)
+    text, _, _, _, info = env.step(call("import os\n_ = os.system('seq 1 400000')"))
+    assert "2687895 further characters of output were dropped" in text
+    assert info["tool_calls"] == 1
+    env.close()
+
+
+def test_columns_are_found_or_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "Q", "gold": "1"}\n')
+    fields = {"prompt": "text", "answers": "gold"}
+    envs = gym.make_vec("ASTER/PythonMath-v0", num_envs=2, tasks=str(path), fields=fields)
+    assert [env.tasks[0].prompt for env in envs.envs] == ["Q", "Q"]
+    envs.close()
+    with pytest.raises(UsageError, match="prompt"):
+        gym.make("ASTER/PythonMath-v0", tasks=str(path))
+
+
+def test_sessions_of_the_default_pool_are_isolated():
+    env = make(view="text")
+    env.reset(seed=0)
+    refused = env.step(call(f"open({__file__!r})"))[4]
+    assert "Error" in refused["text"]
+    assert "import socket" not in refused["text"]
+    env.step(call("import socket\nsocket.create_connection(('127.0.0.1', 9), 1)"))
+    assert [result.ok for result in env.unwrapped._episode.trajectory.results] == [False, False]
+    env.close()
+
+
+def test_an_episode_with_stock_kernels_needs_the_users_word():
+    with pytest.raises(UsageError, match=r"does not isolate.*Fix: pass allow_unsandboxed=True"):
+        make(pool="ipykernel")
+    env = make(pool="ipykernel", allow_unsandboxed=True, view="text")
+    env.reset(seed=0)
+    assert "42" in env.step(call("x = 42\nx"))[0]
+    env.close()
+
+
+def test_the_users_word_reaches_the_pools_that_know_it():
+    env = make(allow_unsandboxed=True)
+    env.reset(seed=0)
+    assert env.unwrapped._leased.settings.unsandboxed
+    env.close()
+    make(allow_unsandboxed=True, pool="gateway", pool_options={"url": "http://127.0.0.1:9"})
+
+
+@pytest.mark.parametrize("pool", ["zygote", "ipykernel"])
+def test_where_no_session_can_be_made_the_error_names_a_pool_that_works(monkeypatch, pool):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UsageError, match=f"'{pool}' needs Linux, and this is darwin. Fix: .*'gateway'"):
+        make(pool=pool, allow_unsandboxed=True)
 
 
 def test_no_process_is_left_after_sigkill_of_the_program():
     program = textwrap.dedent("""
         import gymnasium as gym, aster_env, sys, time
-        env = gym.make("ASTER/PythonMath-v0", allow_unsandboxed=True, view="text", task_options={"size": 2})
+        env = gym.make("ASTER/PythonMath-v0", view="text", task_options={"size": 2})
         env.reset(seed=0)
-        call = '<tool_call>{"name": "python", "arguments": {"code": "import os\\\\nprint(os.getpid())"}}</tool_call>'
-        text = env.step(call)[0]
-        print("".join(c for c in text if c.isdigit()), flush=True)
+        call = '<tool_call>{"name": "python", "arguments": {"code": "6 * 7"}}</tool_call>'
+        print("42" in env.step(call)[0], flush=True)
         time.sleep(1000)
     """)
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
-        pid = int(parent.stdout.readline())
-        assert alive(pid)
+        assert parent.stdout.readline() == "True\n"
+        processes = below(parent.pid)
+        assert processes
         parent.kill()
-    wait_until_gone([pid])
+    wait_until_gone(processes)
 
 
 @pytest.mark.parametrize(
@@ -177,14 +258,26 @@ def test_no_process_is_left_after_sigkill_of_the_program():
     [
         ("ASTER/PythonMath-v0", {"dialect": "herms"}, "Did you mean 'hermes'"),
         ("ASTER/PythonMath-v0", {"tasks": "aime_25"}, "Did you mean"),
-        ("ASTER/PythonMath-v0", {"pool": "zygot"}, "pool"),
+        ("ASTER/PythonMath-v0", {"pool": "ipykernle"}, "Did you mean 'ipykernel'"),
+        ("ASTER/PythonMath-v0", {"pool": 3}, "pool=3 is a int"),
+        ("ASTER/PythonMath-v0", {"pool_options": {"max_kernel": 1}}, "Did you mean 'max_kernels'"),
+        ("ASTER/PythonMath-v0", {"pool_options": {"max_kernels": 0}}, "max_kernels=0"),
+        ("ASTER/PythonMath-v0", {"pool_options": 3}, "pool_options=3 is a int"),
+        ("ASTER/PythonMath-v0", {"pool": InertPool(), "pool_options": {"a": 1}}, "a pool that is open"),
+        ("ASTER/PythonMath-v0", {"allow_unsandboxed": "yes"}, "allow_unsandboxed='yes'"),
+        ("ASTER/PythonMath-v0", {"timeout": 0}, "timeout=0"),
+        ("ASTER/PythonMath-v0", {"timeout": "30"}, "timeout='30'"),
+        ("ASTER/PythonMath-v0", {"timeout": float("nan")}, "timeout=nan"),
+        ("ASTER/PythonMath-v0", {"max_output": 0}, "max_output=0"),
+        ("ASTER/PythonMath-v0", {"max_output": 1.5}, "max_output=1.5"),
+        ("ASTER/PythonMath-v0", {"fields": {"prompt": "x"}}, "does not apply to the generated family"),
         ("ASTER/PythonMath-v0", {"max_tool_calls": -1}, "max_tool_calls=-1"),
         ("ASTER/PythonMath-v0", {"tokenizer": "./no/such/folder"}, "no/such/folder"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_starts(name, options, says):
     with pytest.raises(UsageError, match=says):
-        gym.make(name, allow_unsandboxed=True, **options).reset()
+        gym.make(name, **options)
 
 
 def test_an_unknown_environment_gets_gymnasiums_suggestion():
@@ -193,7 +286,7 @@ def test_an_unknown_environment_gets_gymnasiums_suggestion():
 
 
 def test_importing_the_gym_pulls_in_no_torch():
-    program = "import sys, aster_env, gymnasium; gymnasium.make('ASTER/PythonMath-v0', allow_unsandboxed=True)\n"
+    program = "import sys, aster_env, gymnasium; gymnasium.make('ASTER/PythonMath-v0')\n"
     program += "print([m for m in ('torch', 'transformers', 'trl', 'datasets') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import hypothesis.strategies as st
 import pytest
@@ -92,10 +93,48 @@ def test_a_field_map_reaches_nested_columns(tmp_path):
     assert (task.id, task.prompt, task.answers) == ("k", "Q", ("7",))
 
 
+def test_a_field_map_may_place_some_parts_and_leave_the_usual_ones(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "Q", "gold": "7", "key": "k", "answer": "8"}\n')
+    assert load_tasks(str(path), fields={"id": "key"})[0] == Task("k", "Q", ("8",))
+    assert load_tasks(str(path), fields={"answers": "gold"})[0].answers == ("7",)
+
+
+def test_rows_of_the_hub_are_read_like_those_of_files(tmp_path, monkeypatch):
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text('{"question": "Q", "answer": "1", "text": "T"}\n')
+    monkeypatch.chdir(tmp_path)
+    # The library finds a folder of the working directory before it asks the hub.
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    assert load_tasks("owner/name")[0].prompt == "Q"
+    assert load_tasks("owner/name", fields={"prompt": "text"})[0].prompt == "T"
+    with pytest.raises(UsageError, match="tset"):
+        load_tasks("owner/name", split="tset")
+
+
+def test_a_failure_of_the_hub_without_a_message_is_named(monkeypatch):
+    import datasets
+
+    def fail(*arguments, **options):
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UsageError, match="ConnectionError"):
+        load_tasks("owner/name")
+
+
 @pytest.mark.parametrize(
     ("content", "fields", "says"),
     [
         ("{", None, "line 1"),
+        ('{"a": 5}', {"prompt": "a.b", "answers": "a"}, "'b' would be a part of 5, a int"),
+        ('{"a": "text"}', {"prompt": "a.0", "answers": "a"}, "'0' would be a part of 'text', a str"),
+        ('{"a": ["x"]}', {"prompt": "a.1", "answers": "a"}, "Allowed: '0'"),
+        ('{"a": ["x"]}', {"prompt": "a.²", "answers": "a"}, "Allowed: '0'"),
+        ("[" * 100_000, None, "line 1: not valid JSON"),
+        ("3", None, "row 1: is a int"),
+        (b'{"prompt": "\xff"}', None, "is not UTF-8"),
         ('{"a": 1}', None, "prompt"),
         ('{"question": "x", "answer": "1"}', {"prompt": "questoin", "answers": "answer"}, "question"),
         ("", None, "is empty"),
@@ -103,8 +142,8 @@ def test_a_field_map_reaches_nested_columns(tmp_path):
 )
 def test_bad_files_are_named_with_the_line_and_the_fix(tmp_path, content, fields, says):
     path = tmp_path / "rows.jsonl"
-    path.write_text(content)
-    with pytest.raises(UsageError, match=says) as caught:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
         load_tasks(str(path), fields=fields)
     assert "rows.jsonl" in str(caught.value)
 
@@ -119,7 +158,20 @@ def test_bad_files_are_named_with_the_line_and_the_fix(tmp_path, content, fields
         ("generated", {"options": {"levle": 1}}, "Did you mean 'level'"),
         ("missing.jsonl", {}, "missing.jsonl"),
         ("x.jsonl", {"fields": {"promt": "question"}}, "x.jsonl|Did you mean 'prompt'"),
+        ("x.jsonl", {"fields": "question"}, "fields='question' is a str"),
+        ("x.jsonl", {"fields": {"prompt": 3}}, r"fields\['prompt'\]=3 is a int"),
         ([1], {}, r"tasks\[0\]"),
+        (3, {}, "tasks=3 is a int"),
+        ("x.jsonl", {"split": "test"}, "split='test' does not apply to the file 'x.jsonl'"),
+        ("x.jsonl", {"path": "y.jsonl"}, "path .tasks_path.='y.jsonl' does not apply"),
+        ("owner/name", {"path": "y.jsonl"}, "does not apply to the hub dataset"),
+        ("owner/name", {"options": {"level": 1}}, "does not apply to the hub dataset"),
+        ("generated", {"path": "y.jsonl"}, "does not apply to the generated family"),
+        ("generated", {"fields": {"prompt": "x"}}, "does not apply to the generated family"),
+        ("aime25", {"fields": {"prompt": "x"}}, "does not apply to the preset"),
+        ("aime25", {"options": {"level": 1}}, "does not apply to the preset"),
+        ("aime25", {"path": "y.jsonl", "split": "test"}, "does not apply to the local file 'y.jsonl'"),
+        ([Task("t", "?", ("1",))], {"split": "test"}, "does not apply to Tasks"),
     ],
 )
 def test_bad_specs_are_named(spec, options, says):
@@ -133,6 +185,18 @@ def test_presets_read_a_local_file(tmp_path):
     (task,) = load_tasks("gsm8k", path=path)
     assert task.answers == ("1002",)
     assert {"aime24", "aime25", "hmmt25", "beyond_aime", "gsm8k", "math500", "dapo17k"} <= set(PRESETS)
+
+
+def test_a_preset_reads_a_copy_with_other_columns_and_keeps_the_first_of_each_id(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"question": "Q", "answer": "1"}\n')
+    assert load_tasks("aime24", path=path)[0].prompt == "Q"
+    row = {"prompt": [{"content": "Q"}], "reward_model": {"ground_truth": "1"}, "extra_info": {"index": "a"}}
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    assert [task.id for task in load_tasks("dapo17k", path=path)] == ["a"]
+    path.write_text('{"nothing": 1}\n')
+    with pytest.raises(UsageError, match="row 1"):
+        load_tasks("aime24", path=path)
 
 
 def test_a_set_finds_slices_and_shuffles():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -20,18 +18,23 @@ from trl import GRPOConfig, SFTConfig
 from aster_env.dialects import make_dialect
 from aster_env.errors import UsageError
 from aster_env.tokenizers import ByteTokenizer, as_tokenizer
+from aster_env.types import Task, Trajectory, Turn
+from aster_train import grpo
+from aster_train.check import check_arguments, check_length
 from aster_train.config import (
     ASTER,
     SFT,
     GRPOSettings,
     SFTSettings,
     build,
-    check_model,
+    find_model,
+    load_tokenizer,
     read_settings,
     resume_from,
     training_arguments,
 )
 from aster_train.examples import IGNORED, read_examples
+from aster_train.policies.hf import OPTIONS
 from aster_train.tiny.tokenizer import make_tokenizer
 from tests.train.support import save_model
 
@@ -43,7 +46,7 @@ def grpo_config(folder, out, **train):
         "model": save_model(folder / "model"),
         "env_kwargs": {
             "tasks": "generated", "task_options": {"size": 16, "level": 1}, "instruction": "", "max_tokens": 120,
-            "max_tool_calls": 2, "allow_unsandboxed": True,
+            "max_tool_calls": 2,
         },
         # One episode at a time: what shares a batch decides the last bits of a probability.
         "max_concurrent": 1,
@@ -119,6 +122,12 @@ def test_a_half_written_checkpoint_is_passed_over_and_kept(tmp_path):
     assert resume_from(tmp_path) == str(tmp_path / "checkpoint-2")
     assert (tmp_path / "broken-checkpoint-4").is_dir()
     assert resume_from(tmp_path / "none") is None
+    for number in (2, 3):
+        (tmp_path / "checkpoint-4").mkdir()
+        assert resume_from(tmp_path, main=False) == str(tmp_path / "checkpoint-2")
+        assert (tmp_path / "checkpoint-4").is_dir()
+        assert resume_from(tmp_path) == str(tmp_path / "checkpoint-2")
+        assert (tmp_path / f"broken-checkpoint-4-{number}").is_dir()
 
 
 def test_sft_learns_from_trajectories_that_grpo_wrote(tmp_path):
@@ -147,20 +156,34 @@ def test_sft_learns_from_trajectories_that_grpo_wrote(tmp_path):
     [
         (["--modle", "x"], "Did you mean 'model'"),
         (["--train.learning_rte", "1"], "Did you mean 'learning_rate'"),
+        (["--train.learning_rate", "abc"], "learning_rate: 'abc' is not allowed. Allowed: a number"),
         (["--env", "ASTER/PythonMaths-v0"], "PythonMath"),
         (["--env_kwargs.dialect", "herms"], "Did you mean 'hermes'"),
         (["--env_kwargs.tasks", "aime_25"], "Did you mean"),
         (["--env_kwargs.max_calls", "3"], "max_tool_calls|max_calls"),
         (["--model", "./no/such/model"], "no/such/model"),
+        (["--model", "modle"], "could not be loaded.*Did you mean 'model'"),
         (["--policy", "vlm"], "Allowed: 'hf'"),
+        (["--policy_kwargs.temprature", "1"], "train.temperature|Unknown key of 'policy_kwargs'"),
     ],
 )
-def test_a_wrong_configuration_is_one_line_that_says_what_to_write(tmp_path, arguments, says):
-    output = finish(launch("grpo.py", grpo_config(tmp_path, tmp_path / "out"), *arguments), code=1)
-    assert "Traceback" not in output
-    last = output.strip().splitlines()[-1]
-    assert re.search(says, last), output
+def test_a_wrong_configuration_says_what_to_write_before_a_model_is_loaded(tmp_path, monkeypatch, arguments, says):
+    monkeypatch.setattr(
+        "trl.trainer.grpo_trainer.create_model_from_path", lambda *a, **k: pytest.fail("a model was loaded")
+    )
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(yaml.safe_dump(grpo_config(tmp_path, tmp_path / "out")))
+    with pytest.raises(UsageError, match=says):
+        grpo.main(["--config", "c.yaml", *arguments])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["grpo.py", "sft.py"])
+def test_a_command_ends_on_a_wrong_configuration_with_one_line(tmp_path, script):
+    config = {"model": "x", "train": {"output_dir": str(tmp_path / "out")}}
+    output = finish(launch(script, config, "--modle", "x"), code=1)
+    assert "Traceback" not in output
+    assert "Did you mean 'model'" in output.strip().splitlines()[-1]
 
 
 def test_settings_come_from_the_file_and_the_command_line_over_it(tmp_path):
@@ -208,8 +231,20 @@ def test_a_file_that_is_no_mapping_is_named(tmp_path, text):
 
 def test_a_model_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"has no config\.json"):
-        check_model(str(tmp_path))
-    check_model("owner/name")
+        find_model(str(tmp_path))
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UsageError, match=r"is no folder\. Did you mean '.*/model'"):
+        find_model(str(tmp_path / "modle"))
+    assert find_model("owner/name") == "owner/name"
+    with pytest.raises(UsageError, match="'owner/name' could not be loaded"):
+        load_tokenizer("owner/name")
+
+
+def test_a_model_in_the_home_folder_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = save_model(tmp_path / "model")
+    assert find_model("~/model") == folder
+    assert len(load_tokenizer(folder)) > 256
 
 
 def test_every_shipped_configuration_is_valid():
@@ -217,9 +252,41 @@ def test_every_shipped_configuration_is_valid():
         values = yaml.safe_load(path.read_text())
         settings = build(SFTSettings if "data" in values else GRPOSettings, {"model": "m", **values})
         kind, defaults = (SFTConfig, SFT) if "data" in values else (GRPOConfig, ASTER)
-        if not values["train"].get("bf16"):
-            training_arguments(kind, defaults, {"output_dir": "x", **settings.train})
-        assert set(settings.train) <= {f.name for f in dataclasses.fields(kind)}
+        # bf16 asks for a GPU, or for this.
+        args = training_arguments(kind, defaults, {"output_dir": "x", **settings.train, "use_cpu": True})
+        assert args.bf16 == values["train"].get("bf16", False)
+        if kind is GRPOConfig:
+            options = {**OPTIONS, **settings.policy_kwargs}
+            check_arguments(args, settings.policy, options)
+            check_length(settings.env_kwargs["max_tokens"], options)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"learning_rate": "abc"}, r"train\.learning_rate: 'abc' .*Allowed: a number\."),
+        ({"learning_rate": True}, "train.learning_rate: True .*a number"),
+        ({"max_steps": 1.5}, "train.max_steps: 1.5 .*an integer"),
+        ({"use_cpu": "yes"}, "train.use_cpu: 'yes' .*true or false"),
+        ({"top_p": None}, "train.top_p: None .*a number"),
+        ({"save_strategy": False}, "train.save_strategy: False .*a string"),
+        ({"report_to": "trakio"}, "Did you mean 'trackio'"),
+        ({"report_to": ["tensorboard", "wandb"]}, "'wandb', which is not installed. Fix: pip install wandb"),
+    ],
+)
+def test_wrong_values_of_train_are_named(values, says, monkeypatch):
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
+    with pytest.raises(UsageError, match=says):
+        training_arguments(GRPOConfig, ASTER, {"output_dir": "x", "use_cpu": True, **values})
+
+
+def test_a_number_with_an_exponent_is_a_number(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: a1e5\ntrain: {output_dir: 1e, learning_rate: 1e-6, weight_decay: 2E1, max_steps: 3}\n")
+    settings = read_settings(GRPOSettings, ["--config", str(path), "--env_kwargs.timeout", "1.5e1"], "")
+    assert settings.model == "a1e5"
+    assert settings.train == {"output_dir": "1e", "learning_rate": 1e-6, "weight_decay": 20.0, "max_steps": 3}
+    assert settings.env_kwargs == {"timeout": 15.0}
 
 
 def test_examples_drop_what_is_too_long_and_count_it(tmp_path):
@@ -240,12 +307,8 @@ def test_examples_drop_what_is_too_long_and_count_it(tmp_path):
 def test_a_trajectory_of_another_tokenizer_is_tokenised_anew_and_counted(tmp_path):
     path = tmp_path / "rows.jsonl"
     text = "What is 12? \\boxed{12}"
-    turns = [
-        {"role": role, "text": text, "ids": list(text.encode()), "seconds": 0.0} for role in ("environment", "model")
-    ]
-    row = {"task": {"id": "t", "prompt": "p", "answers": ["1"]}, "stop": None, "reward": None, "reward_terms": {},
-           "shaping": {}, "answer": None, "error": None, "seconds": {}, "turns": turns}  # fmt: skip
-    path.write_text(json.dumps(row))
+    turns = [Turn(role, tuple(text.encode()), text) for role in ("environment", "model")]
+    path.write_text(json.dumps(Trajectory(Task("t", "p", ("1",)), turns).to_json()))
     bpe = as_tokenizer(make_tokenizer([text * 5], 300))
     assert read_examples(str(path), make_dialect("hermes", ByteTokenizer()), None).retokenized == 0
     examples = read_examples(str(path), make_dialect("hermes", bpe), None)
@@ -260,6 +323,9 @@ def test_a_trajectory_of_another_tokenizer_is_tokenised_anew_and_counted(tmp_pat
         ("{}", "'turns'"),
         ('{"messages": [{"role": "user", "content": "Q"}]}', "no episode"),
         ('{"messages": [{"role": "assistent", "content": "Q"}]}', "Did you mean 'assistant'"),
+        ('{"messages": [{"role": "user", "content": null}]}', "line 1.*'user' is None"),
+        ('{"turns": [3], "task": null}', "line 1"),
+        ('{"messages": [3]}', "line 1"),
     ],
 )
 def test_bad_examples_are_named_with_their_line(tmp_path, line, says):
@@ -269,3 +335,11 @@ def test_bad_examples_are_named_with_their_line(tmp_path, line, says):
         read_examples(str(path), make_dialect("hermes", ByteTokenizer()), None)
     with pytest.raises(UsageError, match=r"Beside it: rows\.jsonl"):
         read_examples(str(tmp_path / "row.jsonl"), make_dialect("hermes", ByteTokenizer()), None)
+
+
+def test_a_file_that_is_not_utf_8_is_named_with_its_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = '{"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "é"}]}\n'
+    path.write_bytes(row.encode() + row.encode("latin-1"))
+    with pytest.raises(UsageError, match=r"line 2: UnicodeDecodeError.*UTF-8"):
+        read_examples(str(path), make_dialect("hermes", ByteTokenizer()), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from aster_env.errors import PolicyError, UsageError
 from aster_env.rollout import GenerateRequest
 from aster_env.tokenizers import as_tokenizer
+from aster_train.policies.cache import BLOCK, BlockCache
 from aster_train.policies.hf import HFPolicy
 from aster_train.policies.sampling import sample
 from aster_train.tiny.model import make_model
@@ -26,9 +28,9 @@ MODEL = make_model(
 ).eval()
 
 
-def generate(requests, **options):
+def generate(requests, model=None, **options):
     async def main():
-        policy = HFPolicy(MODEL, TOKENIZER, **options)
+        policy = HFPolicy(model or MODEL, TOKENIZER, **options)
         return await asyncio.gather(*(policy.generate(request) for request in requests))
 
     return asyncio.run(main())
@@ -148,7 +150,110 @@ def test_a_cancelled_request_frees_its_place():
     assert asyncio.run(main()).ids
 
 
-@pytest.mark.parametrize("options", [{"temperature": -1}, {"top_p": 0}, {"max_batch": 0}])
+def test_the_cache_has_the_type_of_what_is_computed_under_autocast():
+    requests = [request("What is 1 + 1?" * 3, n) for n in range(3)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for one, asked in zip(generate(requests), requests, strict=True):
+            assert one.logprobs == pytest.approx(logprobs_of(asked.ids, list(one.ids)), abs=0.1)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_logprobs_are_right_with_every_attention_that_is_allowed(attention):
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 32, "head_dim": 8}
+    model = make_model(TOKENIZER.vocab_size, 3, **size).eval()
+    model.set_attn_implementation(attention)
+    requests = [request("x" * (1 + 20 * n), n) for n in range(4)]
+    for one, asked in zip(generate(requests, model=model), requests, strict=True):
+        assert one.logprobs == pytest.approx(logprobs_of(asked.ids, list(one.ids)), abs=1e-5)
+
+
+def test_an_attention_without_masks_is_refused():
+    model = make_model(50)
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(UsageError, match=r"'flash_attention_2'.*Allowed: 'sdpa', 'eager'"):
+        HFPolicy(model, TOKENIZER)
+
+
+def play(lengths, **options):
+    """Return the turns of two-turn episodes with prompts of these lengths, the policy, and its largest cache."""
+
+    async def episode(policy, n, length, sizes):
+        ids, turns = TOKENIZER.encode("x") * length, []
+        for _ in range(2):
+            asked = GenerateRequest(tuple(ids), 40, ("never",), f"e{n}", n)
+            turns.append(await policy.generate(asked))
+            sizes.append(policy._cache.size)
+            ids += [*turns[-1].ids, *TOKENIZER.encode("1") * 30]
+        return turns
+
+    async def main():
+        policy, sizes = HFPolicy(MODEL, TOKENIZER, **options), []
+        turns = await asyncio.gather(*(episode(policy, n, length, sizes) for n, length in enumerate(lengths)))
+        return turns, policy, max(sizes)
+
+    return asyncio.run(main())
+
+
+def test_memory_is_bounded_in_tokens_and_what_waits_for_it_is_sampled_as_if_it_had_not():
+    lengths = [5, 300, 5, 90, 5, 5, 60, 5]
+    free, _, most = play(lengths)
+    tight, policy, bounded = play(lengths, max_cache_tokens=512)
+    assert [[t.ids for t in turns] for turns in tight] == [[t.ids for t in turns] for turns in free]
+    for one, other in zip(tight, free, strict=True):
+        for turn, same in zip(one, other, strict=True):
+            assert turn.logprobs == pytest.approx(same.logprobs, abs=1e-4)
+    token = 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads, head size, bytes
+    assert bounded <= (512 + BLOCK) * token < most
+    # A long episode costs the short ones nothing: eight slots of its length would be 3520 tokens.
+    assert most < 1800 * token
+    assert len(policy._schedule._free) + sum(len(row.blocks) for row in policy._schedule.rows.values()) == 512 // BLOCK
+
+
+def test_an_episode_longer_than_the_cache_fails_alone():
+    async def main():
+        policy = HFPolicy(
+            MODEL,
+            SimpleNamespace(decode=TOKENIZER.decode, end_ids=(), vocab_size=TOKENIZER.vocab_size),
+            max_cache_tokens=128,
+        )
+        asked = [request("x" * 300, 0), request("x", 1, max_new_tokens=400, stop=("never",)), request("x", 2)]
+        return await asyncio.wait_for(
+            asyncio.gather(*(policy.generate(one) for one in asked), return_exceptions=True), 60
+        )
+
+    long, grown, short = asyncio.run(main())
+    for error in (long, grown):
+        assert isinstance(error, PolicyError)
+        assert "raise max_cache_tokens" in str(error)
+    assert short.ids
+
+
+def test_the_cache_grows_by_doubling():
+    cache, grown = BlockCache(1000), 0
+    size = 0
+    for block in range(1, 1001):
+        table = torch.tensor([[block]])
+        cache.select(table, table * BLOCK, 1, block)
+        keys, values = cache.update(torch.full((1, 2, 1, 4), float(block)), torch.ones(1, 2, 1, 4), 0)
+        assert keys.flatten().tolist() == [float(block)] * 8
+        assert values.sum() == 8
+        grown += cache.size > size
+        size = cache.size
+    assert grown < 15
+    assert size == 2 * 1001 * BLOCK * 2 * 4 * 4
+    cache.select(torch.tensor([[3]]), torch.tensor([[0]]), 1, 3)
+    assert cache.update(torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4), 0)[0].flatten().tolist() == [3.0] * 8
+
+
+def test_requests_without_an_episode_have_nothing_in_common():
+    asked = [request(f"What is {n}?", n, episode="") for n in range(4)]
+    alone = [generate([one])[0].ids for one in asked]
+    assert [one.ids for one in generate(asked)] == alone
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"top_p": 0}, {"max_batch": 0}, {"max_cache_tokens": 10}, {"max_batch": "8"}]
+)
 def test_bad_arguments_are_named(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         HFPolicy(MODEL, TOKENIZER, **options)

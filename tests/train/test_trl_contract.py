@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ class Guesser:
         pass
 
 
-def make_trainer(tmp_path, policy="hf", env_kwargs=None, max_concurrent=4, **train):
+def make_trainer(
+    tmp_path, policy="hf", env_kwargs=None, max_concurrent=4, policy_kwargs=None, eval_env_kwargs=None, **train
+):
     from transformers import AutoTokenizer
     from trl import GRPOConfig
 
@@ -58,9 +61,10 @@ def make_trainer(tmp_path, policy="hf", env_kwargs=None, max_concurrent=4, **tra
         **train,
     }
     args = training_arguments(GRPOConfig, ASTER, values)
-    kwargs = {**PROBLEMS, "allow_unsandboxed": True, **(env_kwargs or {})}
+    kwargs = {**PROBLEMS, **(env_kwargs or {})}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options = {"env_kwargs": kwargs, "policy": policy, "max_concurrent": max_concurrent}
+    options |= {"policy_kwargs": policy_kwargs, "eval_env_kwargs": eval_env_kwargs}
     return AsterGRPOTrainer(folder, args, tokenizer, env="ASTER/PythonMath-v0", **options)
 
 
@@ -78,7 +82,7 @@ def trainer(tmp_path):
 
 
 def with_guesser(trainer, broken=()):
-    tasks = trainer._runners["train"].envs[0].tasks
+    tasks = [task for runner in trainer._runners.values() for task in runner.envs[0].tasks]
     trainer.policy = Guesser(
         trainer._runners["train"].envs[0].tokenizer, {t.prompt: t.answers[0] for t in tasks}, broken
     )
@@ -115,10 +119,25 @@ def test_each_task_is_played_as_a_group_and_the_advantages_are_ours(trainer, mon
     assert torch.equal(output["tool_mask"].bool() & output["completion_mask"].bool(), output["completion_mask"].bool())
 
 
+def test_what_a_rollout_returns_besides_reaches_the_rows_and_the_rewards(trainer, monkeypatch):
+    trainer = with_guesser(trainer())
+    original, given = trainer._rollout, {}
+    extras = {"phi": [float(n) for n in range(8)], "note": "one for all"}
+    trainer.rollout_func = lambda prompts, trl: {**original(prompts), **extras}
+    trainer.reward_funcs = [lambda **columns: given.update(columns) or columns["reward"]]
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    trainer._generate_and_score_completions(batch)
+    assert [row["phi"] for row in batch] == given["phi"] == extras["phi"]
+    assert [row["note"] for row in batch] == given["note"] == ["one for all"] * 8
+    rewards = [t.reward for t in trainer._trajectories]
+    assert len(set(rewards)) == 2
+    assert [row["reward"] for row in batch] == given["reward"] == rewards
+    assert not {"env_mask", "prompt_ids", "completion_ids", "logprobs"} & set(batch[0])
+
+
 def test_our_advantages_are_trls_where_nothing_is_masked(trainer):
     trainer = with_guesser(trainer())
-    ours = {}
-    trainer._write_trajectories = lambda advantages: ours.update(a=list(advantages))
     original = type(trainer).__mro__[1]._generate_and_score_completions
     theirs = {}
 
@@ -130,11 +149,11 @@ def test_our_advantages_are_trls_where_nothing_is_masked(trainer):
     type(trainer).__mro__[1]._generate_and_score_completions = spy
     try:
         trainer.model.train()
-        trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+        ours = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))["advantages"]
     finally:
         type(trainer).__mro__[1]._generate_and_score_completions = original
     assert any(theirs["a"])
-    assert ours["a"] == pytest.approx(theirs["a"], abs=1e-5)
+    assert ours.tolist() == pytest.approx(theirs["a"], abs=1e-5)
 
 
 def test_a_masked_episode_trains_nothing_and_is_counted(trainer):
@@ -242,6 +261,7 @@ def test_a_run_trains_logs_and_writes_every_episode(trainer, tmp_path):
         "reward", "accuracy", "tools/calls_mean", "tools/calls_p50", "tools/calls_p90", "tools/use_ratio",
         "tools/error_ratio", "tools/timeout_ratio", "tools/first_call_position", "turns/length", "entropy",
         "groups_without_variance", "masked_episodes", "time/generation", "time/tools", "time/reward", "time/update",
+        "time/rollout", "time/step",
     }  # fmt: skip
     assert expected <= logged
     files = sorted((tmp_path / "out" / "trajectories").iterdir())
@@ -259,10 +279,96 @@ def test_the_update_gives_what_the_sampler_gave(trainer):
     assert all(d < 1e-4 for d in differences if d is not None)
 
 
+def test_a_run_in_bf16_samples_and_trains(trainer):
+    trainer = trainer(max_steps=2, bf16=True)
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "masked_episodes" in row]
+    assert [row["masked_episodes"] for row in rows] == [0.0]
+    assert all(row["sampling/logprob_difference_max"] < 0.2 for row in rows)
+
+
+def test_a_batch_whose_tokens_are_all_masked_is_logged(trainer):
+    trainer = with_guesser(trainer())
+    none = torch.zeros(2, 3)
+    output = {"old_per_token_logps": none, "sampling_per_token_logps": none, "completion_mask": none, "tool_mask": none}
+    trainer._log_episodes(output, torch.tensor([True]))
+    assert "sampling/logprob_difference_max" not in trainer._metrics[trainer._mode]
+
+
+def test_the_seconds_of_a_step_add_up_to_its_wall_time_with_the_optimizer_in_the_update(trainer):
+    trainer = with_guesser(trainer(max_steps=4))
+    started, ended, pauses = [], [], {"rollout": 0.3, "optimizer": 0.2}
+    play, begin, end = trainer._runners["train"].run, trainer._ledger.on_step_begin, trainer._ledger.on_step_end
+    trainer.create_optimizer_and_scheduler(4)
+    step = trainer.optimizer.step
+
+    def slow(call, seconds):
+        return lambda *args, **kwargs: (time.sleep(seconds), call(*args, **kwargs))[1]
+
+    trainer._runners["train"].run = slow(play, pauses["rollout"])
+    trainer.optimizer.step = slow(step, pauses["optimizer"])
+    trainer._ledger.on_step_begin = lambda *a, **k: (started.append(time.perf_counter()), begin(*a, **k))[1]
+    trainer._ledger.on_step_end = lambda *a, **k: (end(*a, **k), ended.append(time.perf_counter()))[0]
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "time/step" in row]
+    assert len(rows) == 4
+    for n, row in enumerate(rows):
+        parts = sum(row[f"time/{name}"] for name in ("generation", "tools", "reward"))
+        assert parts == pytest.approx(row["time/rollout"])
+        assert row["time/rollout"] + row["time/update"] == pytest.approx(row["time/step"])
+        assert row["time/step"] == pytest.approx(ended[n] - started[n], rel=0.03)
+        assert row["time/update"] > pauses["optimizer"]
+        # Two updates on each batch of episodes.
+        assert row["time/rollout"] > pauses["rollout"] if n % 2 == 0 else row["time/rollout"] == 0
+
+
+def test_every_batch_of_a_step_has_seeds_of_its_own_and_a_place_in_the_file(trainer, tmp_path):
+    trainer = trainer(
+        max_steps=2, steps_per_generation=1, gradient_accumulation_steps=3, eval_strategy="steps", eval_steps=1,
+        per_device_eval_batch_size=4, eval_env_kwargs={"split": "test", "task_options": {"size": 3, "level": 1}},
+    )  # fmt: skip
+    with_guesser(trainer)
+    trainer.train()
+    trainer.evaluate()
+    folder = tmp_path / "out" / "trajectories"
+    lines = {path.name: len(path.read_text().splitlines()) for path in sorted(folder.iterdir())}
+    # Three batches of four a step; three tasks, four times each, in an evaluation, and the last is played twice.
+    assert lines == {
+        "eval-000001.jsonl": 12, "eval-000002.jsonl": 12, "train-000000.jsonl": 12, "train-000001.jsonl": 12
+    }  # fmt: skip
+    seeds = [asked.seed for asked in trainer.policy.requests]
+    assert len(seeds) == 60
+    assert len(set(seeds)) == 48
+    assert seeds[-12:] == seeds[-24:-12]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         ({"policy": "hff"}, "Did you mean 'hf'"),
+        ({"policy_kwargs": {"max_bach": 1}}, "Did you mean 'max_batch'"),
+        ({"policy_kwargs": {"temperature": 0.7}}, "Fix: train.temperature"),
+        ({"policy_kwargs": {"max_cache_tokens": 128}}, "max_cache_tokens=128 holds no episode of .*max_tokens=160"),
+        ({"loss_type": "dapoo"}, "Did you mean 'dapo'"),
+        ({"env_kwargs": {"max_tokens": 20}}, "max_tokens"),
+        ({"env_kwargs": {"task_options": {"size": 1, "level": 1}}}, "There are 1 tasks, and a batch of .* takes 2"),
+        ({"temperature": 0.0}, "the loss divides by it"),
+        ({"top_k": 20}, "top_k=20 .*train.top_p"),
+        ({"min_p": 0.1}, "min_p=0.1"),
+        ({"repetition_penalty": 1.1}, "the loss would not know"),
+        ({"max_completion_length": 64}, "env_kwargs.max_tokens"),
+        ({"mask_truncated_completions": True}, "ends in a call or an observation"),
+        ({"model_init_kwargs": {"attn_implementation": "flash_attention_2"}}, "Allowed: 'sdpa', 'eager'"),
+        (
+            {
+                "save_strategy": "steps",
+                "steps_per_generation": 3,
+                "gradient_accumulation_steps": 2,
+                "per_device_train_batch_size": 4,
+                "save_steps": 2,
+            },
+            "multiple of 3",
+        ),
         ({"env_kwargs": {"dialect": "herms"}}, "Did you mean 'hermes'"),
         ({"save_strategy": "steps", "save_steps": 3}, "multiple of 2"),
         ({"scale_rewards": "batch"}, "'group' or 'none'"),

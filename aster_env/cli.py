@@ -1,0 +1,118 @@
+"""The `aster` command. A new subcommand is one line in ``COMMANDS`` and a function that adds its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from aster_env.errors import AsterError, UsageError, check_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit status: 2 for an error of usage.
+
+    Args:
+        arguments: those after the command's name; None takes the process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    try:
+        if given and not given[0].startswith("-"):
+            # argparse would list the allowed names, but not offer the nearest.
+            check_name("subcommand of aster", given[0], COMMANDS)
+        options = parser.parse_args(given)
+        if options.command is None:
+            parser.print_help()
+            return 2
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except AsterError as error:
+        sys.stderr.write(f"aster: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster doctor`."""
+    parser.add_argument("--isolation", default="best", help="best (default), privileged, userns or confined")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(run=doctor)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Print what this machine can isolate; 1 if the default pool does not start."""
+    from aster_env.doctor import examine, text
+
+    report = examine(check_name("isolation", options.isolation, ("best", "privileged", "userns", "confined")))
+    _print(json.dumps(report.as_json(), indent=2) if options.json else text(report))
+    return 0 if report.starts else 1
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster bench`."""
+    parser.add_argument("name", nargs="?", help="which one; without it, they are listed")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="its own arguments, such as --help")
+    parser.set_defaults(run=bench)
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run a script of the folder benchmarks/ in a process of its own."""
+    root = _checkout()
+    folder = root / "benchmarks"
+    names = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__main__.py")}
+    if options.name is None:
+        _print("\n".join(sorted(names)))
+        return 0
+    module = f"benchmarks.{check_name('benchmark', options.name, names)}"
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run([sys.executable, "-m", module, *options.rest], env=environment, check=False).returncode
+
+
+def _checkout() -> Path:
+    """Return the checkout that holds benchmarks/: this package's, else the current folder."""
+    for root in (Path(__file__).resolve().parents[1], Path.cwd()):
+        if (root / "benchmarks").is_dir() and (root / "aster_env").is_dir():
+            return root
+    raise UsageError(
+        "The benchmarks are not part of the installed package. Fix: run `aster bench` in a checkout of the project's "
+        "repository, which has them in benchmarks/."
+    )
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "doctor": ("what this machine can isolate, and whether the default pool starts", add_doctor),
+    "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
+}
+"""Subcommands: what they do, and the function that adds their arguments."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aster", description="Tool-use environments for language-model agents.")
+    parser.add_argument("--version", action="version", version=f"aster {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="subcommand")
+    for name, (purpose, add) in COMMANDS.items():
+        add(commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + "."))
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("aster-gym")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

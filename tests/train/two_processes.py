@@ -1,0 +1,35 @@
+"""One of two processes of a training run; RANK says which. The first argument is a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from aster_env.errors import InfrastructureError
+from tests.train.test_trl_contract import make_trainer, with_guesser
+
+
+def main(folder: Path) -> None:
+    trainer = make_trainer(folder)
+    rank = trainer.accelerator.process_index
+    said = {}
+    try:
+        batches = iter(trainer.get_train_dataloader())
+        trainer.model.train()
+        for name, broken in (("one", range(8) if rank else ()), ("both", range(8))):
+            with_guesser(trainer, broken)
+            try:
+                output = trainer._generate_and_score_completions(next(batches))
+                said[name] = int((output["tool_mask"] * output["completion_mask"]).sum())
+            except InfrastructureError as error:
+                said[name] = str(error)
+            said[f"{name} seeds"] = [asked.seed for asked in trainer.policy.requests]
+        said["masked"] = trainer._metrics["train"]["masked_episodes"]
+    finally:
+        trainer.close()
+    (folder / "said.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
