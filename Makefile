@@ -78,8 +78,9 @@ format: $(STAMP)  ## rewrite the sources in the house's format
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-bench: $(STAMP)  ## run every script of benchmarks/; each prints a table and writes JSON to runs/bench
+bench: $(STAMP)  ## run every benchmark; each prints a table and writes JSON
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@$(BIN)/python -m benchmarks.kernels
 
 clean:  ## remove caches and build leftovers; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* coverage.xml

@@ -76,6 +76,20 @@ def bench(options: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", module, *options.rest], env=environment, check=False).returncode
 
 
+def add_kernelspec(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster kernelspec`."""
+    parser.add_argument("--prefix", metavar="FOLDER", help="install into a Python environment, not for the user")
+    parser.set_defaults(run=kernelspec)
+
+
+def kernelspec(options: argparse.Namespace) -> int:
+    """Let JupyterLab and `jupyter console --kernel aster` start isolated sessions."""
+    from aster_env.kernels.provisioner import install_kernelspec
+
+    _print(f"Installed: {install_kernelspec(prefix=options.prefix)}")
+    return 0
+
+
 def _checkout() -> Path:
     """Return the checkout that holds benchmarks/: this package's, else the current folder."""
     for root in (Path(__file__).resolve().parents[1], Path.cwd()):
@@ -89,6 +103,7 @@ def _checkout() -> Path:
 
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "doctor": ("what this machine can isolate, and whether the default pool starts", add_doctor),
+    "kernelspec": ("install the isolated kernel for JupyterLab and jupyter console", add_kernelspec),
     "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
 }
 """Subcommands: what they do, and the function that adds their arguments."""

@@ -69,3 +69,11 @@ def test_bench_kernels_runs_every_measure_and_writes_json(tmp_path, capfd, monke
         assert row["value"] is not None or row["unit"] == "MB", row  # memory is another user's in some modes
     assert numbers["many"]["left_after_close"] == 0
     assert {"ipykernel", "pipe worker"} <= set(numbers)
+
+
+def test_kernelspec_installs_a_kernel_that_jupyter_lists(tmp_path, capsys):
+    assert cli.main(["kernelspec", "--prefix", str(tmp_path)]) == 0
+    folder = tmp_path / "share" / "jupyter" / "kernels" / "aster"
+    assert str(folder) in capsys.readouterr().out
+    spec = json.loads((folder / "kernel.json").read_text(encoding="utf-8"))
+    assert spec["metadata"]["kernel_provisioner"]["provisioner_name"] == "aster-zygote"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+from benchmarks.kernels import report
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +26,12 @@ def test_the_demos_table_is_the_one_that_the_kept_reports_give():
     script = ROOT / "benchmarks" / "demo_table.py"
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in README
+
+
+def test_the_sessions_tables_are_those_of_the_kept_numbers():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "kernels.json").read_text(encoding="utf-8"))
+    assert report.goals_table(kept["goals"]) in README
+    assert report.contestants_table(kept) in README
 
 
 def test_every_file_it_names_exists():

@@ -207,12 +207,11 @@ _shared = SharedServer()
 atexit.register(_shared.close)
 
 
-def install_kernelspec(*, user: bool = True, prefix: str | None = None) -> Path:
+def install_kernelspec(prefix: str | None = None) -> Path:
     """Install the kernelspec ``aster`` and return its folder.
 
     Args:
-        user: for this user; else for the whole system.
-        prefix: for one Python environment instead (``sys.prefix``).
+        prefix: a Python environment's folder (``sys.prefix``); None installs it for the user.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -226,11 +225,10 @@ def install_kernelspec(*, user: bool = True, prefix: str | None = None) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "kernel.json").write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
         try:
-            made = KernelSpecManager().install_kernel_spec(folder, "aster", user=user and prefix is None, prefix=prefix)
+            made = KernelSpecManager().install_kernel_spec(folder, "aster", user=prefix is None, prefix=prefix)
         except OSError as error:
-            raise UsageError(
-                f"The kernelspec cannot be installed: {error}. Fix: --user, or --prefix FOLDER."
-            ) from error
+            hint = "Fix: --prefix with a folder that you may write to."
+            raise UsageError(f"The kernelspec cannot be installed: {error}. {hint}") from error
     return Path(made)
 
 

@@ -33,7 +33,11 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small counts, no downloads: does it run at all?")
     parser.add_argument("--json", type=Path, help=f"where the numbers go (without --quick: {RESULTS})")
     parser.add_argument("--isolation", default="best", choices=("best", *MODES), help="the pool's option")
+    parser.add_argument("--show", action="store_true", help="measure nothing: print the tables of the kept numbers")
     options = parser.parse_args()
+    if options.show:
+        show(json.loads((options.json or RESULTS).read_text(encoding="utf-8")))
+        return 0
     began = time.perf_counter()
     results: dict[str, Any] = {"machine": machine(), "quick": options.quick, "isolation": options.isolation}
     measures = measure(Measures(options.isolation, QUICK if options.quick else Counts()), options.quick)
