@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 SEED ?= 0
+THREADS ?= 2
 # The first of these that is new enough makes the environment.
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 # PyPI's torch for Linux brings gigabytes of CUDA; this index has the CPU build. Where it cannot be reached, and with
@@ -54,8 +55,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
 	rm $(PARTIAL); touch $(STAMP)
 
-demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes runs/demo (SEED=0)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --seed $(SEED) --out runs/demo
+demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes runs/demo (SEED=0 THREADS=2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --seed $(SEED) --threads $(THREADS) --out runs/demo
 
 test: lint types unit  ## all checks: format, lint, types, tests with coverage
 

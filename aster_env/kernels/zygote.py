@@ -83,7 +83,7 @@ class ZygotePool:
             "memory": memory,
             "disk": disk,
             "file_size": disk,
-            "pool_memory": pool_memory or _most_memory(),
+            "pool_memory": max(1, (pool_memory or _most_memory()) // shards),
         }
         limits |= {name: size * MiB for name, size in sizes.items()}
         self.settings = Settings(

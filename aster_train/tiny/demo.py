@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the problems and the sampling")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="a folder; what an earlier demo left goes")
+    # Two help on an idle machine, where sessions take little; on a loaded one a single thread is faster.
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of the model's arithmetic")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     run(options.seed, options.out)
