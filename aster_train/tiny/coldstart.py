@@ -85,7 +85,7 @@ def cold_start(runner: RolloutRunner, tokenizer: Any, seed: int, out: Path, say:
     clean = read_examples(str(paths["clean"]), dialect, None)
     # Reading goes on beside the trajectories, one row in three: without it, numbers never seen are misread again.
     clean.rows = clean.rows * 6 + [next(problems) for _ in range(3 * len(clean.rows))]
-    _fit(model, tokenizer, clean, out, batch=48, max_steps=400, learning_rate=3e-3, seed=seed)
+    _fit(model, tokenizer, clean, out, batch=48, max_steps=500, learning_rate=3e-3, seed=seed)
     say("clean trajectories learned")
     mixture = read_examples(str(paths["mixture"]), dialect, None)
     _fit(model, tokenizer, mixture, out, batch=32, max_steps=150, learning_rate=1e-3, seed=seed)

@@ -37,17 +37,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the problems and the sampling")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="a folder; what an earlier demo left goes")
-    # Two help on an idle machine, where sessions take little; on a loaded one a single thread is faster.
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of the model's arithmetic")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of the cold start")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    run(options.seed, options.out)
+    run(options.seed, options.out, options.threads)
 
 
-def run(seed: int, out: Path) -> dict[str, Any]:
-    """Run the demo and return its report, which is also written to ``out``."""
+def run(seed: int, out: Path, threads: int = 1) -> dict[str, Any]:
+    """Run the demo and return its report, which is also written to ``out``.
+
+    Args:
+        seed: of the weights, the problems and the sampling.
+        out: a folder.
+        threads: of the cold start's large batches; what comes after samples a few tokens at a time, and one is faster.
+    """
     for name in ("coldstart", "grpo"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -55,12 +59,14 @@ def run(seed: int, out: Path) -> dict[str, Any]:
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     train_kwargs = {**config["env_kwargs"], "task_options": {**config["env_kwargs"]["task_options"], "seed": seed}}
 
+    torch.set_num_threads(threads)
     with _stage("cold start", say, seconds):
         tokenizer = embedded_tokenizer(config["env"], train_kwargs, seed)
         with RolloutRunner(
             config["env"], max_concurrent=16, env_kwargs={**train_kwargs, "tokenizer": tokenizer}
         ) as runner:
             cold_start(runner, tokenizer, seed, out / "coldstart", say)
+    torch.set_num_threads(1)
     before_model, after_model = out / "coldstart" / "model", out / "grpo"
     with _stage("evaluation before", say, seconds):
         before = evaluate(config["env"], train_kwargs, before_model, seed, say)
