@@ -47,8 +47,6 @@ $(STAMP): pyproject.toml constraints.txt
 	    mkdir .venv; touch $(PARTIAL); $$python -m venv .venv; \
 	fi; \
 	touch $(PARTIAL); \
-	: "pip 23.0 finds conflicts in these pins that are none; this installs nothing where pip is newer"; \
-	$(BIN)/python -m pip install --quiet 'pip>=23.2'; \
 	torch=$$(grep '^torch==' constraints.txt); \
 	if [ -n "$(TORCH_INDEX)" ] && ! $(BIN)/python -m pip install --quiet --no-deps --retries 0 --timeout 10 \
 	    --index-url "$(TORCH_INDEX)" "$$torch" 2>/dev/null; \
