@@ -278,7 +278,11 @@ class ToolEnv(gym.Env[Any, Any]):
             except InfrastructureError as failure:
                 error, trajectory.stop = failure, StopReason.INFRASTRUCTURE
         trajectory.seconds["reward"] += time.perf_counter() - started
-        await self._release()
+        try:
+            await self._release()
+        except InfrastructureError as failure:
+            # The episode is over and stays as it ended; its sessions are their pool's to end.
+            error = error or failure
         info = episode.info(ids, [], "", messages)
         info |= {"stop": trajectory.stop, "trajectory": trajectory}
         info |= {"reward_terms": trajectory.reward_terms, "shaping": trajectory.shaping}

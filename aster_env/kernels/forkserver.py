@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -29,7 +30,7 @@ PRELOAD = (
 
 
 class ForkServer:
-    """A running fork server; start it with ``open_server`` or ``launch``.
+    """A running fork server; ``launch`` starts one and waits for it.
 
     Args:
         settings: limits of its sessions; the folder is made here.
@@ -81,7 +82,7 @@ class ForkServer:
             BlockingIOError: nothing is there, on a socket that does not block.
         """
         try:
-            data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, _MOST_FDS)
+            data, fds, _, _ = socket.recv_fds(self.control, 1 << 16, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         if not data:
@@ -99,6 +100,9 @@ class ForkServer:
 
     def hang_up(self) -> None:
         """Tell the fork server to end; ``process`` ends after it."""
+        # Processes that the host forked meanwhile hold copies of the socket: closing it alone would not be seen.
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_RDWR)
         self.control.close()
 
     def kill(self) -> None:

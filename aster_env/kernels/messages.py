@@ -58,6 +58,8 @@ class Output:
             lines = content.get("traceback")
             text = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
             self.error, self.ok = self._keep(_ESCAPES.sub("", text) or _named(content)), False
+        elif kind == "aster_dropped" and isinstance(dropped := content.get("characters"), int) and dropped > 0:
+            self.truncated += dropped
         return kind == "status" and content.get("execution_state") == "idle"
 
     def cell(self, seconds: float, *, timed_out: bool = False) -> Cell:

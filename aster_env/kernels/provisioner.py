@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import json
@@ -31,6 +32,7 @@ NAME = "aster-zygote"
 """The provisioner's name in a kernelspec's metadata."""
 _CHANNELS = ("shell", "control", "iopub", "stdin", "hb")
 _WAIT = 0.01
+_START_SECONDS = 60.0
 
 
 class ZygoteProvisioner(LocalProvisioner):
@@ -50,13 +52,12 @@ class ZygoteProvisioner(LocalProvisioner):
                 "addresses": {name: address for name, (address, _) in listeners.items()},
                 "key": key.decode() if isinstance(key, bytes) else key,
             }
-            self.process: KernelProcess | None = _shared.fork(
-                message, [made.fileno() for _, made in listeners.values()]
-            )
+            fds = [made.fileno() for _, made in listeners.values()]
+            self.process: KernelProcess | None = await asyncio.to_thread(_shared.fork, message, fds)
         finally:
             for _, made in listeners.values():
                 made.close()
-        self.pid = self.process.pid
+        self.pid = self.process.pid if self.process else None
         return self.connection_info
 
     async def wait(self) -> int | None:
@@ -148,10 +149,10 @@ class SharedServer:
             number = self._count
             server.send({"fork": number, **message}, fds)
             while True:
-                received = server.receive()
+                received = server.receive() if _readable(server, _START_SECONDS) else None
                 if received is None:
                     self.close()
-                    raise KernelError("The fork server ended while it started a kernel.")
+                    raise KernelError("The fork server ended, or hung, while it started a kernel.")
                 reply, handed = received
                 if reply.get("forked") == number:
                     self._statuses[number] = None
@@ -164,7 +165,7 @@ class SharedServer:
         """Return a session's exit status, or None while it lives."""
         with self._lock:
             server = self._server
-            while server is not None and select.select([server.control], [], [], 0)[0]:
+            while server is not None and _readable(server, 0):
                 received = server.receive()
                 if received is None:
                     self.close()
@@ -230,6 +231,12 @@ def install_kernelspec(prefix: str | None = None) -> Path:
             hint = "Fix: --prefix with a folder that you may write to."
             raise UsageError(f"The kernelspec cannot be installed: {error}. {hint}") from error
     return Path(made)
+
+
+def _readable(server: ForkServer, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(server.control, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _listen(transport: str, ip: str, port: int) -> tuple[str, socket.socket]:

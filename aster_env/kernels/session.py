@@ -15,6 +15,8 @@ from aster_env.kernels.messages import Output, execute_content, parse_json
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _CHUNK = 1 << 18
+ENDED = "its process ended"
+"""How a session ended whose connection closed."""
 
 
 class Died(Exception):
@@ -39,6 +41,7 @@ class Session:
         self._limit = max_output
         # A character takes up to 12 bytes of JSON; an error is sent twice.
         self._most = 48 * max_output + (1 << 20)
+        self._longest = 13 * max_output + (1 << 16)
         self._received = 0
         self._buffer = bytearray()
         self._count = 0
@@ -79,6 +82,7 @@ class Session:
         self._pidfd = pidfd
         if not self.alive:
             self.kill()
+            self._pidfd = -1
             os.close(pidfd)
         elif not self.attached.done():
             self.attached.set_result(None)
@@ -98,6 +102,7 @@ class Session:
         self.alive, self.why = False, why
         self.kill()
         self._loop.remove_reader(self._connection)
+        self._loop.remove_writer(self._connection)
         self._connection.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -117,44 +122,53 @@ class Session:
             self.close("it closed its connection")
             return
         if sent < len(data):
-            with contextlib.suppress(OSError):
-                sending = asyncio.ensure_future(self._loop.sock_sendall(self._connection, memoryview(data)[sent:]))
-                assert self._done is not None
-                both: set[asyncio.Future[Any]] = {sending, self._done}
+            sending = asyncio.ensure_future(self._loop.sock_sendall(self._connection, memoryview(data)[sent:]))
+            assert self._done is not None
+            both: set[asyncio.Future[Any]] = {sending, self._done}
+            try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 sending.cancel()
-                await asyncio.wait({sending})
+                await asyncio.gather(sending, return_exceptions=True)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
-    def _read(self) -> None:
+    def finish(self) -> None:
+        """Take what the ended process had sent, and close: its connection may be held open by nobody in reach."""
+        while self.alive and self._read():
+            continue
+        self.close(ENDED)
+
+    def _read(self) -> bool:
+        """Take what has arrived; False when nothing has."""
         try:
             data = self._connection.recv(_CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             data = b""
         if not data:
-            self.close("its process ended")
-            return
+            self.close(ENDED)
+            return False
         self._received += len(data)
         if self._received > self._most:
             self.close(f"it sent more than {self._most} bytes for one cell")
-            return
+            return False
         self._buffer += data
         try:
             self._take_messages()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self.close(f"it broke the kernel's protocol: {error}")
+        return self.alive
 
     def _take_messages(self) -> None:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= 4 and self.alive:
             size = int.from_bytes(buffer[start : start + 4], "big")
-            if size > self._most:
+            if size > self._longest:
                 raise ValueError(f"a message of {size} bytes")
             if len(buffer) - start < 4 + size:
                 break

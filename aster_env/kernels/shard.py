@@ -10,10 +10,11 @@ from aster_env.errors import KernelError
 from aster_env.kernels.forkserver import ForkServer
 from aster_env.kernels.inside import UNUSABLE
 from aster_env.kernels.inside.cgroup import out_of_memory_kills
-from aster_env.kernels.session import Died, Session
+from aster_env.kernels.session import ENDED, Died, Session
 
 _FORKS_AT_ONCE = 32
 _POLL = 0.002
+_CLOSE_SECONDS = 5.0
 
 
 class Shard:
@@ -33,7 +34,7 @@ class Shard:
         self._loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[str | None] = self._loop.create_future()
         self._sessions: dict[int, Session] = {}
-        self._count = self._kills = 0
+        self._count = self._kills = self._unclaimed = 0
         self._gate = asyncio.Semaphore(_FORKS_AT_ONCE)
         handle.control.setblocking(False)
         self._loop.add_reader(handle.control, self._read)
@@ -54,6 +55,8 @@ class Shard:
                     await asyncio.wait_for(asyncio.shield(awaited), timeout)
             except BaseException as error:
                 session.close("it could not be started")
+                if isinstance(error, KernelError):
+                    del self._sessions[session.number]
                 if isinstance(error, Died):
                     raise KernelError(f"A Python session could not be started: {error}.") from error
                 if isinstance(error, TimeoutError):
@@ -68,11 +71,13 @@ class Shard:
         settings, before = self.handle.settings, self._kills
         counted = bool(self.handle.groups)
         self._kills = out_of_memory_kills(self.handle.groups)
+        self._unclaimed += self._kills - before
         if status == -signal.SIGKILL and cpu >= settings.cpu_seconds - 1:
             return f"it used up its {settings.cpu_seconds} seconds of CPU time"
-        if status == -signal.SIGKILL and self._kills > before:
+        if status == -signal.SIGKILL and self._unclaimed > 0:
+            self._unclaimed -= 1
             return "it was killed because memory ran out"
-        if why not in ("its process ended", "it closed its connection"):
+        if why not in (ENDED, "it closed its connection"):
             return why
         if status == -signal.SIGKILL and not counted:
             return "it was killed by SIGKILL, most likely because memory ran out"
@@ -84,9 +89,14 @@ class Shard:
         """End the fork server and with it every session."""
         self._lose()
         self.handle.hang_up()
-        while self.handle.process.poll() is None:
-            await asyncio.sleep(_POLL)
-        self.handle.clean()
+        end = self._loop.time() + _CLOSE_SECONDS
+        try:
+            while self.handle.process.poll() is None:
+                if self._loop.time() > end:
+                    self.handle.process.kill()
+                await asyncio.sleep(_POLL)
+        finally:
+            self.handle.clean()
 
     def _read(self) -> None:
         # One message a wake-up: other sockets get their turn.
@@ -101,11 +111,16 @@ class Shard:
         if not self.opened.done():
             self.opened.set_result(self.handle.accept(message))
         elif "forked" in message:
-            self._sessions[message["forked"]].attach(fds[0])
+            forked = self._sessions[message["forked"]]
+            if fds:
+                forked.attach(fds[0])
+            else:
+                forked.close("no file descriptor was left for it")
         elif "refused" in message:
             self._sessions.pop(message["refused"]).close(f"the system refused: {message['why']}")
         elif (session := self._sessions.pop(message["ended"], None)) is not None:
             session.ended.set_result((message["status"], message["cpu"]))
+            session.finish()
 
     def _lose(self) -> None:
         if self.lost:

@@ -36,7 +36,8 @@ class ZygotePool:
         spares: sessions forked ahead of demand.
         shards: fork servers. None: one for each four processors, at most 8.
         memory: MiB that a session may allocate.
-        pool_memory: MiB of all sessions together, where control groups are writable. None: 80 % of the machine's.
+        pool_memory: MiB of all sessions together, where control groups are writable; each shard has its part. None:
+            80 % of the machine's.
         disk: MiB of a session's scratch folder; also the most that one file may have.
         cpu_seconds: CPU time of a session's whole life.
         threads: of a session, where sessions have users of their own.
@@ -75,7 +76,10 @@ class ZygotePool:
             least=1,
             kind=int,
         )
-        _check({"spares": spares, "grace": grace, "start_timeout": start_timeout}, least=0, kind=int | float)
+        _check({"spares": spares, "pool_memory": pool_memory or 0}, least=0, kind=int)
+        _check({"grace": grace, "start_timeout": start_timeout}, least=0, kind=int | float)
+        if isinstance(preload, str):
+            raise UsageError(f"preload={preload!r} is not allowed. Allowed: a sequence of module names.")
         self.grace, self.start_timeout = grace, start_timeout
         self._modes = MODES if isolation == "best" else (isolation,)
         limits: dict[str, Any] = {"cpu_seconds": cpu_seconds, "threads": threads, "max_output": max_output}
@@ -203,6 +207,7 @@ class ZygoteKernel:
     def __init__(self, pool: ZygotePool, server: Shard, session: Session) -> None:
         self._pool, self._server = pool, server
         self._session: Session | None = session
+        self._one = asyncio.Lock()
         self._closed = False
 
     async def execute(self, code: str, timeout: float = 30.0) -> Cell:
@@ -211,18 +216,27 @@ class ZygoteKernel:
         A cell out of time is interrupted; if it does not stop within the pool's grace, its process is killed, and
         ``state`` is ``"lost"``. So it is for the next cell after a cancelled one.
         """
-        if self._closed:
-            raise KernelError("The session is closed.")
-        if self._session is None:
+        async with self._one:
+            return await self._execute(code, timeout)
+
+    async def _execute(self, code: str, timeout: float) -> Cell:
+        if not self._closed and self._session is None:
             self._server, self._session = await self._pool.take()
         session, started = self._session, time.perf_counter()
+        if self._closed or session is None:
+            if session is not None:
+                session.close()
+            raise KernelError("The session is closed.")
+        when = "while the code ran" if session.alive else "before the code ran"
         ladder = _Ladder(session, timeout, self._pool.grace)
         try:
             output = await session.run(code)
             return output.cell(time.perf_counter() - started, timed_out=ladder.timed_out)
         except Died as died:
+            if self._closed:
+                raise KernelError("The session was closed while its cell ran.") from died
             how = await self._lost(str(died))
-            error = None if ladder.timed_out else f"The Python process ended while the code ran: {how}."
+            error = None if ladder.timed_out else f"The Python process ended {when}: {how}."
             seconds = time.perf_counter() - started
             return Cell(error=error, state="lost", seconds=seconds, timed_out=ladder.timed_out, died=error is not None)
         except asyncio.CancelledError:

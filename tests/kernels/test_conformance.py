@@ -53,10 +53,7 @@ def fusion(mode):
 
 
 def inner(_):
-    limits = {"max_output": MAX_OUTPUT, "grace": GRACE}
-    if "zygote" in POOLS:
-        return {"inner": "zygote", "inner_options": {**limits, "allow_unsandboxed": True}}
-    return {"inner": "ipykernel", "inner_options": {**limits, "allow_unsandboxed": True}}
+    return {"inner": "zygote", "inner_options": {"max_output": MAX_OUTPUT, "grace": GRACE}}
 
 
 def local(_):
@@ -66,7 +63,7 @@ def local(_):
 TABLE = {
     # ipykernel reacts to an interrupt of a cell that awaits at the next message only, and this pool sends none.
     "ipykernel": Way("ipykernel", local, stops_await=False),
-    "zygote": Way("zygote", local),
+    "zygote": Way("zygote", lambda _: {"max_output": MAX_OUTPUT, "grace": GRACE}),
     "gateway": Way(
         "gateway",
         lambda server: {"url": server.url, "token": TOKEN, "max_output": MAX_OUTPUT, "grace": GRACE},

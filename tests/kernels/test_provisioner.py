@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
@@ -69,6 +70,32 @@ def test_the_session_is_isolated(kernel):
     assert reply["status"] == "error"
     reply, _ = run(client, "import socket\nsocket.socket()")
     assert reply["ename"] == "PermissionError"
+
+
+FAST_OPEN = """
+import os, socket, stat
+said = []
+for fd in range(3, 256):
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            continue
+        held = socket.socket(fileno=os.dup(fd))
+        held.shutdown(socket.SHUT_RD)
+        held.sendto(b"escaped", 0x20000000, ("127.0.0.1", PORT))
+        said.append("sent")
+    except OSError as error:
+        said.append(error.errno)
+said
+"""
+
+
+def test_a_listening_socket_of_the_host_is_no_way_out(kernel):
+    _, client = kernel
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        client.execute(FAST_OPEN.replace("PORT", str(server.getsockname()[1])))
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_it_is_interrupted_restarted_and_shut_down_as_any_kernel(kernel):

@@ -58,6 +58,9 @@ class Call:
         return head + b"".join(word.to_bytes(8, "little") for word in words)
 
 
+FAST_OPEN = 0x20000000
+
+
 def answer(call: Call) -> int:
     """Run the filter on one call."""
     program, data, at, value = PROGRAMS[call.machine, call.metadata], call.data(), 0, 0
@@ -112,8 +115,13 @@ def model(call: Call) -> int:
             return ALLOW if first in (3, 15, 16, 21, 23, 0x53564D41) else EPERM
         case "prlimit64" | "sched_setaffinity":
             return ALLOW if first == 0 else EPERM
-        case "ioctl":
+        case "ioctl" if call.metadata:
             return EPERM if second in (0x5412, 0x541C) else ALLOW
+        case "ioctl":
+            return ALLOW if second in (0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413) else EPERM
+        case "sendto" | "sendmsg" | "sendmmsg":
+            flags = (*call.arguments, 0, 0, 0, 0)[2 if name == "sendmsg" else 3]
+            return EPERM if flags & FAST_OPEN else ALLOW
         case "sched_setscheduler" | "sched_setparam":
             return SUCCESS
         case None:
@@ -276,8 +284,17 @@ def test_calls_decided_by_their_arguments_are_answered_as_the_model_says(machine
     words = [0, 1, 2, 3, 4, 5, 10, 15, 16, 21, 22, 23, 38, 0x80801, 0x80802, 0x5412, 0x541C, THREAD, 17, 1 << 32, WORD]
     for first in words:
         for second in words:
-            made = Call(machine, numbers(machine)[name], (first, second))
-            assert answer(made) == model(made), (hex(first), hex(second))
+            for metadata in (True, False):
+                made = Call(machine, numbers(machine)[name], (first, second, FAST_OPEN, second), metadata=metadata)
+                assert answer(made) == model(made), (hex(first), hex(second))
+
+
+@machines
+def test_a_send_that_connects_is_refused(machine):
+    assert call(machine, "sendto", 3, 0, 5, FAST_OPEN | 0x4000) == EPERM
+    assert call(machine, "sendmsg", 3, 0, FAST_OPEN) == EPERM
+    assert call(machine, "sendmmsg", 3, 0, 1, FAST_OPEN) == EPERM
+    assert call(machine, "sendto", 3, 0, 5, 0x4000) == ALLOW
 
 
 @given(st.sampled_from(list(MACHINES)), st.integers(0, 600), st.integers(0, WORD))

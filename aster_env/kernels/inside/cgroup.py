@@ -75,6 +75,8 @@ def _version2(name: str, memory: int, processes: int) -> Iterator[tuple[str, dic
 
 
 def _version1(name: str, memory: int, processes: int) -> Iterator[tuple[str, dict[str, int]]]:
+    if _own("memory") is None or not os.path.isdir(f"{_V2}/memory"):
+        return
     for controller, limits in (("memory", {"memory.limit_in_bytes": memory}), ("pids", {"pids.max": processes})):
         own, mounted = _own(controller), f"{_V2}/{controller}"
         if own is not None and os.path.isdir(mounted):

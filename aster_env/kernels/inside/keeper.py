@@ -57,6 +57,7 @@ def _start(
 ) -> int:
     """Fork the fork server, put it under the cap, and let it go on; return its process id."""
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    keeper = os.getpid()
     capped, go = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -64,13 +65,20 @@ def _start(
             os.close(go)
             os.close(watch)
             linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.read(capped, 1)
+            on = os.read(capped, 1) == b"1"
             os.close(capped)
-            zygote.run(control, mode, options, {"cgroup": (bool(groups), reason)}, groups)
+            zygote.run(control, mode, options, {"cgroup": (on, reason)}, groups, keeper)
         finally:
             os._exit(0)
     try:
         cgroup.enter(groups, pid)
+        os.write(go, b"1" if groups else b"0")
+    except OSError as error:
+        # The cap is one layer among others: without it the fork server goes on, and says so.
+        os.write(go, b"0")
+        cgroup.remove(groups)
+        groups.clear()
+        sys.stderr.write(f"no cap on memory: {error}\n")
     finally:
         os.close(go)
         os.close(capped)

@@ -129,8 +129,12 @@ class Kernel:
         self._outlet.begin()
         outcome = self._run(code)
         self._outlet.flush()
-        for name, text in self._captured.take(self._limit):
+        taken, beyond = self._captured.take(self._limit)
+        for name, text in taken:
             self._stream(name, text)
+        if dropped := self._outlet.dropped + beyond:
+            # Of this project alone; other clients ignore it.
+            self._send("iopub", "aster_dropped", {"characters": dropped})
         if outcome.error is not None:
             return self._report(outcome)
         if outcome.value is not None and not silent:
@@ -175,12 +179,14 @@ class Kernel:
 
     def _send(self, channel: str, kind: str, content: dict[str, Any]) -> None:
         main = threading.get_ident() == self._main
-        self._sending = self._sending or main
+        if main:
+            self._sending = True
         try:
             with self._lock:
                 self._transport.send(channel, kind, content, self._request)
         finally:
-            self._sending = self._sending and not main
+            if main:
+                self._sending = False
         if main and self._interrupted:
             self._interrupted = False
             raise KeyboardInterrupt

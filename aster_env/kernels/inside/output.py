@@ -35,6 +35,11 @@ class Outlet:
         self._since = self._sent = 0.0
         self.printed = self._flushes = 0
 
+    @property
+    def dropped(self) -> int:
+        """Characters of this cell that were printed beyond the limit."""
+        return max(0, self.printed - self._limit)
+
     def begin(self) -> None:
         """Start a cell: it may print the whole limit."""
         self.printed = self._flushes = 0
@@ -142,16 +147,17 @@ class Captured:
         for fd in (1, 2):
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
 
-    def take(self, limit: int) -> list[tuple[str, str]]:
-        """Return what was printed since the last call, at most ``limit`` bytes of each stream."""
-        taken = []
+    def take(self, limit: int) -> tuple[list[tuple[str, str]], int]:
+        """Return what was printed since the last call, at most ``limit`` bytes of each stream, and how many more."""
+        taken, beyond = [], 0
         for fd, name in ((1, "stdout"), (2, "stderr")):
             try:
                 size = os.fstat(fd).st_size
                 if size:
                     taken.append((name, os.pread(fd, min(size, limit), 0).decode("utf-8", "replace")))
                     os.ftruncate(fd, 0)
+                    beyond += max(0, size - limit)
             except OSError:
                 # The cell closed or replaced the descriptor; nothing can be read from it any more.
                 continue
-        return taken
+        return taken, beyond

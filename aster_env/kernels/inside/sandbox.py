@@ -18,6 +18,7 @@ from .tree import build_root, readable_paths
 
 SCRATCH = "/tmp"
 """A session's own folder, where it has a mount namespace."""
+_USERS, _FIRST_USER, _NOBODY = 4096, 20_000, 65_534
 RESERVE = 16 << 20
 """Bytes above a session's memory that are let go after a cell, so that running out of memory can be told."""
 
@@ -30,6 +31,7 @@ class Zone:
         mode: one of ``settings.MODES``.
         layers: by name, why a layer is on or off: ``(on, reason)``.
         uids: users that sessions may be given, if they can be given any.
+        exclusive: whether no other fork server gives those users.
         proc: a descriptor of ``/proc``, for what a process says of itself before it is confined.
         pid_namespace: the fork server's own, to come back to after each fork.
         size: bytes of address space a fresh session has.
@@ -38,6 +40,7 @@ class Zone:
     mode: str
     layers: dict[str, tuple[bool, str]] = field(default_factory=dict)
     uids: range = range(0)
+    exclusive: bool = False
     proc: int = -1
     pid_namespace: int = -1
     size: int = 0
@@ -63,14 +66,20 @@ def make_namespaces(mode: str) -> None:
         linux.unshare(linux.CLONE_NEWPID)
 
 
-def enter(mode: str, settings: Settings) -> Zone:
-    """Set up what the sessions share; called by a process with one thread, everything imported.
+def enter(mode: str, settings: Settings, keeper: int) -> Zone:
+    """Set up what the sessions share; called by a process with one thread.
+
+    Args:
+        mode: one of ``settings.MODES``.
+        settings: the limits.
+        keeper: the keeper's process id, which no other living fork server has.
 
     Raises:
         OSError: this mode is not to be had here.
     """
     zone = Zone(mode, proc=os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    zone.uids = _free_users() if mode != "userns" else range(0)
+    if mode != "userns":
+        zone.uids, zone.exclusive = _free_users(keeper)
     if mode == "confined":
         for layer in ("mounts", "network", "pids"):
             zone.layers[layer] = (False, "no right to make namespaces")
@@ -115,23 +124,24 @@ def measure(zone: Zone) -> None:
 def missing(zone: Zone) -> list[str]:
     """Return what must not be missing, in words: files, system calls and signals must each be confined."""
     lacks = [f"{layer} ({zone.layers[layer][1]})" for layer in ("landlock", "seccomp") if not zone.on(layer)]
-    if not zone.on("pids") and not zone.uids and landlock.abi() < 6:
-        lacks.append("signals (they need a pid namespace, a user of their own, or Landlock 6)")
+    if not zone.on("pids") and not zone.exclusive and landlock.abi() < 6:
+        lacks.append("signals (they need a pid namespace, users that nobody else has, or Landlock 6)")
     return lacks
 
 
-def confine(zone: Zone, settings: Settings, number: int) -> None:
+def confine(zone: Zone, settings: Settings, number: int, place: int) -> None:
     """Confine the calling process, for good.
 
     Args:
         zone: what ``enter`` returned.
         settings: the limits.
-        number: tells this session from the others of its fork server.
+        number: tells this session from all others of its fork server.
+        place: tells it from the others that live now, below ``len(zone.uids)`` if there are any.
     """
     os.setsid()
     _write_own(zone, "oom_score_adj", "1000")
     scratch = SCRATCH if zone.on("mounts") else os.path.join(settings.folder, f"s{number}")
-    uid = zone.uids[number % len(zone.uids)] if zone.uids else os.getuid()
+    uid = zone.uids[place] if zone.uids else os.getuid()
     if zone.on("mounts"):
         linux.unshare(linux.CLONE_NEWNS)
         options = f"size={settings.disk},nr_inodes={settings.inodes},mode=0700,uid={uid},gid={uid}"
@@ -151,7 +161,7 @@ def confine(zone: Zone, settings: Settings, number: int) -> None:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
     linux.drop_capabilities()
-    # Changing the user clears the death signal, so it comes after; the fork server may have died in between.
+    # Changing the user clears the death signal, so it comes after.
     linux.prctl(linux.PR_SET_PDEATHSIG, 9)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
@@ -209,19 +219,23 @@ def _write_own(zone: Zone, name: str, text: str) -> None:
         os.close(fd)
 
 
-def _free_users() -> range:
-    """Return user ids that nobody has, for this fork server alone; empty where the user cannot be changed."""
+def _free_users(keeper: int) -> tuple[range, bool]:
+    """Return user ids for the sessions of one fork server, and whether nobody else has them.
+
+    The range is empty where the user cannot be changed.
+    """
     needed = 1 << linux.CAP_SETUID | 1 << linux.CAP_SETGID | 1 << linux.CAP_KILL
     if linux.capabilities() & needed != needed:
-        return range(0)
+        return range(0), False
     end = max(first + count for first, count in _mapped_users())
-    # 2**18 fork servers of 4096 users each, told apart by their process ids.
-    size, parts = 4096, 1 << 18
     if end >= 1 << 31:
-        first = (1 << 30) + (os.getppid() % parts) * size
-        return range(first, first + size)
-    first = max(1, end - size)
-    return range(first, end) if end > 1 else range(0)
+        # 2**18 fork servers, told apart by their keepers' process ids.
+        first = (1 << 30) + keeper % (1 << 18) * _USERS
+        return range(first, first + _USERS), True
+    # In a container that has few users, ranges far from those of the system; other fork servers may have the same.
+    parts = (min(end, _NOBODY) - _FIRST_USER) // _USERS
+    first = _FIRST_USER + keeper % max(1, parts) * _USERS
+    return (range(first, first + _USERS) if parts > 0 else range(0)), False
 
 
 def _mapped_users() -> Iterator[tuple[int, int]]:

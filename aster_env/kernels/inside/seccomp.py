@@ -159,6 +159,7 @@ METADATA: dict[str, tuple[int | None, int | None]] = {
     "lremovexattr": (198, 15),
     "lsetxattr": (189, 6),
     "removexattr": (197, 14),
+    "truncate": (76, 45),
     "setxattr": (188, 5),
     "utime": (132, None),
     "utimensat": (280, 88),
@@ -173,6 +174,9 @@ _BY_ARGUMENT: dict[str, tuple[int, int]] = {
     "prctl": (157, 167),
     "prlimit64": (302, 261),
     "sched_setaffinity": (203, 122),
+    "sendmmsg": (307, 269),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
     "socketpair": (53, 199),
 }
 _NEWEST = 462
@@ -181,6 +185,8 @@ _CLONE_THREAD, _AF_UNIX = 0x10000, 1
 _CONNECTED = (1, 5)  # SOCK_STREAM, SOCK_SEQPACKET: a datagram socket could send to any other
 _HARMLESS_PRCTL = (3, 15, 16, 21, 23, 0x53564D41)  # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME, PR_GET_SECCOMP, …
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_HARMLESS_IOCTL = (0x541B, 0x5421, 0x5451, 0x5450, 0x5401, 0x5413)  # FIONREAD, FIONBIO, FIO(N)CLEX, TCGETS, TIOCGWINSZ
+_FAST_OPEN = 0x20000000  # MSG_FASTOPEN: a send that connects, unseen by the rules for connect
 
 ALLOW, KILL, SUCCESS = 0x7FFF0000, 0x80000000, 0x50000
 EPERM, ENOSYS = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
@@ -209,7 +215,12 @@ def program(machine: str, *, metadata: bool = True) -> list[Instruction]:
     code += _by_argument(numbers["prctl"], 0, EQUAL, _HARMLESS_PRCTL, ALLOW, EPERM)
     code += _by_argument(numbers["prlimit64"], 0, EQUAL, (0,), ALLOW, EPERM)
     code += _by_argument(numbers["sched_setaffinity"], 0, EQUAL, (0,), ALLOW, EPERM)
-    code += _by_argument(numbers["ioctl"], 1, EQUAL, _TERMINAL_INPUT, EPERM, ALLOW)
+    for name, argument in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3)):
+        code += _by_argument(numbers[name], argument, ANY_BIT, (_FAST_OPEN,), EPERM, ALLOW)
+    if metadata:
+        code += _by_argument(numbers["ioctl"], 1, EQUAL, _TERMINAL_INPUT, EPERM, ALLOW)
+    else:
+        code += _by_argument(numbers["ioctl"], 1, EQUAL, _HARMLESS_IOCTL, ALLOW, EPERM)
     for number in (row[column] for row in PRETENDED.values()):
         code += [(EQUAL, 0, 1, number), (RETURN, 0, 0, SUCCESS)]
     for row in (*REFUSED.values(), *(() if metadata else METADATA.values())):

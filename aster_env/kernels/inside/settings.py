@@ -17,7 +17,6 @@ class Settings:
 
     Args:
         folder: the pool's private folder on the host.
-        modes: the modes to try, in order.
         preload: modules loaded once, before the first session.
         hidden: folders that no session may read.
         memory: address space a session may add to what it starts with.
@@ -34,7 +33,6 @@ class Settings:
     """
 
     folder: str
-    modes: tuple[str, ...] = MODES
     preload: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     memory: int = 1024 * MiB

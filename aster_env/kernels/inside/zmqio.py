@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import threading
-import time
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -73,13 +72,6 @@ class ZmqTransport:
         while (request := self._read("stdin")) is None or request.header.get("msg_type") != "input_reply":
             continue
         return str(request.content.get("value", ""))
-
-    def close(self) -> None:
-        """Send what waits, for a second at most."""
-        for name, made in self._sockets.items():
-            if name != "hb":
-                made.close()
-        time.sleep(0)
 
     def _welcome(self, subscription: bytes) -> None:
         """Tell a new subscriber that it will miss nothing from now on (JEP 65)."""

@@ -40,6 +40,7 @@ class Zygote:
     def __init__(self, control: socket.socket, zone: sandbox.Zone, settings: Settings) -> None:
         self._control, self._zone, self._settings = control, zone, settings
         self._numbers: dict[int, int] = {}
+        self._places: dict[int, int] = {}
         self._wake, wake = socket.socketpair()
         wake.setblocking(False)
         self._wake.setblocking(False)
@@ -74,7 +75,7 @@ class Zygote:
                 os.waitpid(pid, 0)
 
     def _fork(self, request: dict[str, Any], fds: list[int]) -> None:
-        number = request["fork"]
+        number, place = request["fork"], self._free_place(request["fork"])
         apart = self._zone.pid_namespace >= 0
         pid = -1
         try:
@@ -82,19 +83,27 @@ class Zygote:
                 linux.unshare(linux.CLONE_NEWPID)
             pid = os.fork()
             if pid == 0:
-                _session(self._zone, self._settings, request, fds)
+                _session(self._zone, self._settings, {**request, "place": place}, fds)
+            self._numbers[pid], self._places[pid] = number, place
+            handle = os.pidfd_open(pid)
+            try:
+                self._tell({"forked": number}, [handle])
+            finally:
+                os.close(handle)
         except OSError as error:
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
             self._tell({"refused": number, "why": str(error)})
         finally:
             if pid and apart:
                 linux.setns(self._zone.pid_namespace, linux.CLONE_NEWPID)
             for fd in fds:
                 os.close(fd)
-        if pid > 0:
-            self._numbers[pid] = number
-            handle = os.pidfd_open(pid)
-            self._tell({"forked": number}, [handle])
-            os.close(handle)
+
+    def _free_place(self, number: int) -> int:
+        """Return a place that no living session has; with as many sessions as places, they begin to share."""
+        count, taken = len(self._zone.uids) or 1, set(self._places.values())
+        return next((place for n in range(count) if (place := (number + n) % count) not in taken), number % count)
 
     def _reap(self) -> None:
         while self._numbers:
@@ -105,6 +114,7 @@ class Zygote:
             if pid == 0:
                 return
             number, cpu = self._numbers.pop(pid, -1), usage.ru_utime + usage.ru_stime
+            self._places.pop(pid, None)
             if not self._zone.on("mounts"):
                 # Trees that are too deep stay until the keeper removes the whole folder.
                 with contextlib.suppress(RecursionError):
@@ -117,7 +127,12 @@ class Zygote:
 
 
 def run(
-    control: socket.socket, mode: str, settings: Settings, layers: dict[str, tuple[bool, str]], groups: list[str]
+    control: socket.socket,
+    mode: str,
+    settings: Settings,
+    layers: dict[str, tuple[bool, str]],
+    groups: list[str],
+    keeper: int,
 ) -> None:
     """Become the fork server of ``mode``: tell the host how it went, then serve it.
 
@@ -127,21 +142,21 @@ def run(
         settings: the limits.
         layers: those that were laid before.
         groups: the folders of the control groups that hold the sessions, for the host to read.
+        keeper: the keeper's process id.
     """
     try:
-        zone = sandbox.enter(mode, settings)
+        zone = sandbox.enter(mode, settings, keeper)
         zone.layers |= layers
         lacks = sandbox.missing(zone)
-    except OSError as error:
-        control.send(json.dumps({"failed": str(error)}).encode())
+        if lacks and not settings.unsandboxed:
+            raise OSError("; ".join(lacks))
+        absent = preload(settings.preload)
+        sandbox.measure(zone)
+    except Exception as error:  # noqa: BLE001 (whatever a preloaded library raises is the host's to know)
+        control.send(json.dumps({"failed": str(error) or type(error).__name__}).encode())
         return
-    if lacks and not settings.unsandboxed:
-        control.send(json.dumps({"failed": "; ".join(lacks), "layers": zone.layers}).encode())
-        return
-    absent = preload(settings.preload)
     # Sessions find nothing of the host in the command line that started the fork server.
     sys.argv[:], sys.orig_argv[:] = [""], []
-    sandbox.measure(zone)
     control.send(json.dumps({"ready": mode, "layers": zone.layers, "absent": absent, "groups": groups}).encode())
     zygote = Zygote(control, zone, settings)
     try:
@@ -156,8 +171,8 @@ def preload(names: tuple[str, ...]) -> dict[str, str]:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            absent[name] = str(error)
+        except Exception as error:  # noqa: BLE001 (a broken installation may raise anything)
+            absent[name] = f"{type(error).__name__}: {error}"
     gc.collect()
     # What is loaded now stays out of later collections: they would copy its pages into every session.
     gc.freeze()
@@ -171,7 +186,7 @@ def _session(zone: sandbox.Zone, settings: Settings, request: dict[str, Any], fd
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         report = os.dup(fds[0])
         _close_all_but({0, 1, 2, zone.proc, report, *fds})
-        _serve(zone, settings, request, fds)
+        _serve(zone, settings, request, fds, report)
     except BaseException as error:  # noqa: BLE001 (nothing may return into the fork server's stack)
         with contextlib.suppress(OSError):
             os.write(report, _failure(error))
@@ -179,11 +194,12 @@ def _session(zone: sandbox.Zone, settings: Settings, request: dict[str, Any], fd
         os._exit(0)
 
 
-def _serve(zone: sandbox.Zone, settings: Settings, request: dict[str, Any], fds: list[int]) -> None:
+def _serve(zone: sandbox.Zone, settings: Settings, request: dict[str, Any], fds: list[int], report: int) -> None:
     _reseed()
     captured = Captured()
-    sandbox.confine(zone, settings, request["fork"])
+    sandbox.confine(zone, settings, request["fork"], request["place"])
     os.close(zone.proc)
+    os.close(report)
     transport: Transport
     if request["transport"] == "pipe":
         transport = PipeTransport(socket.socket(fileno=fds[0]))

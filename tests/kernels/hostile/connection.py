@@ -15,6 +15,14 @@ os.close(kernel_fd())
 for fd in range(3, 256): tried(os.close, fd)""",
         **BROKEN,
     ),
+    case(
+        "hidden in a pair of sockets that holds itself, so that it never closes",
+        """
+ours, theirs = socket.socketpair()
+socket.send_fds(ours, [b'x'], [ours.fileno(), theirs.fileno(), kernel_fd()])
+os._exit(3)""",
+        **BROKEN,
+    ),
     case("close everything", "os.closerange(0, 256)", **BROKEN),
     case(
         "close the captured output",

@@ -31,6 +31,13 @@ tried(write, site.getsitepackages()[0] + '/evil.pth')""",
     case("the owner of a secret file", "tried(os.chown, SECRET_FILE, os.getuid(), os.getgid())", *UNWRITABLE),
     case("times of a secret file", "tried(os.utime, SECRET_FILE, (1, 1))", *UNWRITABLE),
     case("attributes of a secret file", "tried(os.setxattr, SECRET_FILE, 'user.mark', b'1')", *UNWRITABLE),
+    case(
+        "flags of the library",
+        """
+import fcntl
+tried(fcntl.ioctl, os.open(os.__file__, os.O_RDONLY), 0x40086602, b'\\x40' + b'\\0' * 7)  # FS_IOC_SETFLAGS""",
+        *UNWRITABLE,
+    ),
     case("rights of the library", "tried(os.chmod, os.__file__, 0o777)", *UNWRITABLE),
     case(
         "a swapped file",
