@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -202,12 +203,12 @@ class ToolEnv(gym.Env[Any, Any]):
     async def aclose(self) -> None:
         """End every session and process; calling it twice is harmless."""
         tools, self._tools, self._loop = self._tools, {}, None
-        try:
+        async with contextlib.AsyncExitStack() as ending:
+            # Every one is closed, whichever of the others fails.
+            ending.push_async_callback(self.reward.close)
+            ending.push_async_callback(self.close_tools)
             for tool in tools.values():
-                await tool.close()
-        finally:
-            await self.close_tools()
-            await self.reward.close()
+                ending.push_async_callback(tool.close)
 
     async def abort(self, error: InfrastructureError) -> Trajectory:
         """End the running episode because something outside the model failed (a policy's endpoint, say).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -115,8 +116,9 @@ class ToolVectorEnv(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close every environment."""
-        for env in self.envs:
-            env.close()
+        with contextlib.ExitStack() as ending:
+            for env in self.envs:
+                ending.callback(env.close)
 
     def _resets(self) -> Any:
         """Say which environments the next step resets, their actions ignored."""

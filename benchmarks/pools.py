@@ -38,6 +38,8 @@ def main() -> int:
         "--json", type=Path, default=Path("runs/bench/pools.json"), help="where the numbers are written"
     )
     options = parser.parse_args()
+    if options.steps < 4:
+        parser.error(f"--steps {options.steps}: at least 4, since the first two are not counted")
     if not options.model.is_dir():
         print(f"{options.model} is no folder. Fix: run `make demo` first, or name a model.")
         return 0
