@@ -83,3 +83,19 @@ class KernelPool(Protocol):
     ) -> None:
         """Close the pool."""
         ...
+
+
+class ClosingPool:
+    """What most pools have in common: they open with their first session, and ``async with`` closes them."""
+
+    async def close(self) -> None:
+        """End every session of the pool."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -8,19 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Awaitable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zmq
 import zmq.asyncio
 
 from aster_env.errors import KernelError, UsageError
-from aster_env.kernels.base import Cell
+from aster_env.kernels.base import Cell, ClosingPool
 from aster_env.kernels.messages import Output
 from aster_env.kernels.process import Died, KernelProcess
 
 
-class IPyKernelPool:
+class IPyKernelPool(ClosingPool):
     """Sessions in ipykernel processes of the calling user.
 
     It does **not** isolate: a cell can read and write the user's files, use the network, and start processes. What it
@@ -73,14 +72,6 @@ class IPyKernelPool:
         self._context: zmq.asyncio.Context | None = None
         self._all: set[KernelProcess] = set()
         self.closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def start(self) -> IPyKernel:
         """Return a fresh session; waits for a place if ``max_kernels`` are in use.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aster_env.errors import KernelError, UnknownNameError
-from aster_env.kernels.base import Cell
+from aster_env.kernels.base import Cell, ClosingPool
 from aster_env.kernels.http import Answer, Service, check_numbers
 from aster_env.kernels.sandboxfusion_modes import MODES, Mode
 
@@ -18,7 +17,7 @@ _SLACK = 10.0
 """Seconds that the service itself adds to ``total_timeout`` of /run_jupyter."""
 
 
-class SandboxFusionPool:
+class SandboxFusionPool(ClosingPool):
     """Sessions made of SandboxFusion's requests, each of which starts a process of its own.
 
     Isolation is the service's: with its ``isolation: none`` code runs as the service's user, with ``lite`` in an
@@ -87,14 +86,6 @@ class SandboxFusionPool:
         self._probing = asyncio.Lock()
         self._places = asyncio.Semaphore(max_kernels) if max_kernels else None
         self._closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def start(self) -> SandboxFusionKernel:
         """Return a fresh session; waits for a place if ``max_kernels`` are in use.

@@ -9,18 +9,17 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from aster_env.errors import KernelError, UsageError, check_name
-from aster_env.kernels.base import Cell
+from aster_env.kernels.base import Cell, ClosingPool
 from aster_env.kernels.forkserver import PRELOAD, ForkServer, hidden, possible, refusal
 from aster_env.kernels.inside.settings import MODES, MiB, Settings
 from aster_env.kernels.session import Died, Session
 from aster_env.kernels.shard import Shard
 
 
-class ZygotePool:
+class ZygotePool(ClosingPool):
     """Sessions forked from a warm parent, each confined by every layer that this machine has.
 
     What a session cannot do: read the host's files or environment, write outside its scratch folder, use the network,
@@ -101,14 +100,6 @@ class ZygotePool:
         self._wanted = spares
         self._refilling: asyncio.Task[None] | None = None
         self._closed = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def start(self) -> ZygoteKernel:
         """Return a fresh session; waits for a place if ``max_kernels`` are in use.

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
-from aster_env.kernels.base import Cell, Kernel, KernelPool
+from aster_env.kernels.base import Cell, ClosingPool, Kernel, KernelPool
 
 
-class _Pool:
+class _Pool(ClosingPool):
     async def close(self) -> None:
         """Do nothing: there is nothing to end."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 class ForgetfulPool(_Pool):
