@@ -7,13 +7,17 @@ import contextlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
+import numpy
 import pytest
 
 from aster_env.errors import KernelError, UnknownNameError, UsageError
 from aster_env.kernels import open_pool
 
+ROOT = Path(__file__).parents[2]
 PLAIN = """
 import contextlib, io, json, sys
 from IPython.core.interactiveshell import InteractiveShell
@@ -425,3 +429,25 @@ def test_nothing_is_printed_by_the_pool_itself():
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_a_python_that_lies_below_tmp_is_isolated_like_any_other():
+    program = (
+        "import asyncio\nfrom aster_env.kernels import open_pool\nasync def main():\n"
+        "    async with open_pool(spares=0, preload=()) as pool:\n"
+        "        kernel = await pool.start()\n"
+        "        cell = await kernel.execute(\"open('mine', 'w').write('x'); import os; (os.listdir('.'), 1 + 1)\")\n"
+        "        print(cell.value, (await pool.layers())['mounts'][0])\n"
+        "asyncio.run(main())\n"
+    )
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        (site,) = Path(folder).glob("lib/python*/site-packages")
+        (site / "libraries.pth").write_text("\n".join([*map(str, Path(numpy.__file__).parents[1:2]), str(ROOT)]))
+        done = subprocess.run([f"{folder}/bin/python", "-c", program], capture_output=True, text=True, check=False)
+    expected = open_pool_mounts()
+    assert done.stdout.strip() == f"(['mine'], 2) {expected}", done.stderr
+
+
+def open_pool_mounts():
+    return _shared["runner"].run(_shared["pool"].layers())["mounts"][0]

@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 
 from . import landlock, linux, seccomp
 from .settings import Settings
-from .tree import build_root, readable_paths
+from .tree import build_root, readable_paths, scratch_folder
 
-SCRATCH = "/tmp"
-"""A session's own folder, where it has a mount namespace."""
 _USERS, _FIRST_USER, _NOBODY = 4096, 20_000, 65_534
 RESERVE = 16 << 20
 """Bytes above a session's memory that are let go after a cell, so that running out of memory can be told."""
@@ -86,6 +84,7 @@ def enter(mode: str, settings: Settings, keeper: int) -> Zone:
     else:
         linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
         build_root(settings)
+        os.environ.update(HOME=scratch_folder(), TMPDIR=scratch_folder())
         zone.pid_namespace = os.open("self/ns/pid", os.O_RDONLY | os.O_CLOEXEC, dir_fd=zone.proc)
         zone.layers |= {"mounts": (True, "a tree of its own, read-only but for the scratch folder")}
         zone.layers |= {"network": (True, "an empty network namespace"), "pids": (True, "a pid namespace a session")}
@@ -140,14 +139,14 @@ def confine(zone: Zone, settings: Settings, number: int, place: int) -> None:
     """
     os.setsid()
     _write_own(zone, "oom_score_adj", "1000")
-    scratch = SCRATCH if zone.on("mounts") else os.path.join(settings.folder, f"s{number}")
+    scratch = scratch_folder() if zone.on("mounts") else os.path.join(settings.folder, f"s{number}")
     uid = zone.uids[place] if zone.uids else os.getuid()
     if zone.on("mounts"):
         linux.unshare(linux.CLONE_NEWNS)
         options = f"size={settings.disk},nr_inodes={settings.inodes},mode=0700,uid={uid},gid={uid}"
         if not zone.uids:
             options = options.partition(",uid=")[0]
-        linux.mount("tmpfs", SCRATCH, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
+        linux.mount("tmpfs", scratch, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, options)
     else:
         os.mkdir(scratch, 0o700)
         if zone.uids:

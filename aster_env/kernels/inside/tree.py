@@ -22,6 +22,11 @@ def roots() -> list[str]:
     return [path for path in found if not any(_inside(path, other) for other in found if other != path)]
 
 
+def scratch_folder() -> str:
+    """Return where sessions with a tree of their own have their scratch folder: where Python itself does not lie."""
+    return "/scratch" if any(_inside(path, "/tmp") for path in roots()) else "/tmp"
+
+
 def readable_paths(hidden: Iterable[str]) -> Iterator[str]:
     """Return what may be read where there is no tree of its own: ``roots`` and the devices, less ``hidden``."""
     avoided = [os.path.realpath(path) for path in hidden]
@@ -49,10 +54,11 @@ def build_root(settings: Settings) -> None:
     devices = list(filter(os.path.exists, _DEVICES))
     for path in devices:
         _touch(new + path)
-    os.mkdir(new + "/tmp")
+    scratch = scratch_folder()
+    os.makedirs(new + scratch, exist_ok=True)
     linux.make_readonly(new)
     # The fork server's own; each session mounts another one over it.
-    linux.mount("tmpfs", new + "/tmp", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=64m,mode=0700")
+    linux.mount("tmpfs", new + scratch, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "size=64m,mode=0700")
     # Devices of a tree mounted without devices do not open, so they come after.
     for path in devices:
         linux.mount(path, new + path, flags=linux.MS_BIND)
