@@ -95,7 +95,7 @@ found""",
     ),
     case(
         "the folder of all",
-        "tried(os.listdir, os.path.dirname(NEIGHBOUR_FOLDER)) if NEIGHBOUR_FOLDER != '/tmp' else 'ENOENT'",
+        "tried(os.listdir, os.path.dirname(NEIGHBOUR_FOLDER)) if NEIGHBOUR_FOLDER not in ('/tmp', '/scratch') else 'ENOENT'",
         *NOT_THERE,
     ),
     case("move one to another processor", "tried(os.sched_setaffinity, NEIGHBOUR, {0})", "EPERM", "ESRCH"),
