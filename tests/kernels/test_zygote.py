@@ -432,11 +432,11 @@ def test_nothing_is_printed_by_the_pool_itself():
 
 
 def test_a_python_that_lies_below_tmp_is_isolated_like_any_other():
+    cell = "open('mine', 'w').write('x')\nimport os, sys\n(os.listdir('.'), os.path.isdir(sys.prefix))"
     program = (
         "import asyncio\nfrom aster_env.kernels import open_pool\nasync def main():\n"
         "    async with open_pool(spares=0, preload=()) as pool:\n"
-        "        kernel = await pool.start()\n"
-        "        cell = await kernel.execute(\"open('mine', 'w').write('x'); import os, sys; (os.listdir('.'), os.path.isdir(sys.prefix))\")\n"
+        f"        cell = await (await pool.start()).execute({cell!r})\n"
         "        print(cell.value, (await pool.layers())['mounts'][0])\n"
         "asyncio.run(main())\n"
     )

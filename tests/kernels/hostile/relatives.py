@@ -95,7 +95,9 @@ found""",
     ),
     case(
         "the folder of all",
-        "tried(os.listdir, os.path.dirname(NEIGHBOUR_FOLDER)) if NEIGHBOUR_FOLDER not in ('/tmp', '/scratch') else 'ENOENT'",
+        """
+own_tree = os.path.dirname(NEIGHBOUR_FOLDER) == '/'
+'ENOENT' if own_tree else tried(os.listdir, os.path.dirname(NEIGHBOUR_FOLDER))""",
         *NOT_THERE,
     ),
     case("move one to another processor", "tried(os.sched_setaffinity, NEIGHBOUR, {0})", "EPERM", "ESRCH"),
