@@ -229,6 +229,7 @@ class RolloutRunner:
     ) -> None:
         self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
         self._runner = asyncio.Runner()
+        self._task: asyncio.Task[Any] | None = None
 
     def check_tasks(self, tasks: Iterable[Task] | None = None) -> None:
         """Check the prompts of tasks, before a model is loaded, without starting a session.
@@ -244,6 +245,11 @@ class RolloutRunner:
     def run(self, policy: Policy, tasks: Sequence[Task], seed: int = 0) -> list[Trajectory]:
         """Play one episode a task and return the trajectories in the order of the tasks."""
         return self._runner.run(self._collect(policy, tasks, seed))
+
+    def cancel(self) -> None:
+        """Give up the run that is going on, which then raises ``asyncio.CancelledError``; for handlers of signals."""
+        if self._task is not None:
+            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``function`` on this runner's loop, to close a pool of one's own, say."""
@@ -265,7 +271,11 @@ class RolloutRunner:
         self.close()
 
     async def _collect(self, policy: Policy, tasks: Sequence[Task], seed: int) -> list[Trajectory]:
-        done = [t async for t in rollout(self.envs[: len(tasks)], policy, tasks, seed=seed)]
+        self._task = asyncio.current_task()
+        try:
+            done = [t async for t in rollout(self.envs[: len(tasks)], policy, tasks, seed=seed)]
+        finally:
+            self._task = None
         return sorted(done, key=lambda trajectory: trajectory.index)
 
 

@@ -12,9 +12,10 @@ from aster_env.errors import UsageError, check_name
 from aster_env.rollout import Policy
 from aster_train.policies.hf import ATTENTION, check_options
 
-POLICIES = ("hf",)
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 """TRL's; it names a wrong one only at the first update."""
+IMPORTANCE = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
+"""TRL's modes of importance sampling; it names a wrong one only after the first episodes."""
 
 UNUSED: Mapping[str, tuple[Any, str]] = {
     "top_k": (0, "train.top_p cuts the tail of the distribution"),
@@ -31,19 +32,18 @@ UNUSED: Mapping[str, tuple[Any, str]] = {
 """Keys of ``train`` that only TRL's own generation reads: the values that they may have, and what to write instead."""
 
 
-def check_arguments(args: GRPOConfig, policy: str | Policy, policy_kwargs: Mapping[str, Any]) -> None:
+def check_arguments(args: GRPOConfig, policy: Policy | None, policy_kwargs: Mapping[str, Any]) -> None:
     """Raise ``UsageError`` for arguments that contradict each other; reads no model."""
-    if isinstance(policy, str):
-        check_name("policy", policy, POLICIES)
-        check_options(policy_kwargs)
-    elif policy_kwargs:
-        raise UsageError("policy_kwargs beside a policy that is made already is not allowed. Fix: pass them to it.")
+    if policy is not None and (policy_kwargs or args.use_vllm):
+        other = "policy_kwargs" if policy_kwargs else "train.use_vllm"
+        raise UsageError(f"{other} beside a policy that is made already is not allowed. Fix: leave out one of the two.")
+    if args.use_vllm:
+        _check_vllm(args, policy_kwargs)
+    check_options(policy_kwargs)
     check_name("train.loss_type", args.loss_type, LOSSES)
     check_name("train.importance_sampling_level", args.importance_sampling_level, ("token", "sequence"))
     if args.temperature <= 0:
         raise UsageError(f"temperature={args.temperature} is not allowed: the loss divides by it. Allowed: above 0.")
-    if args.use_vllm:
-        raise UsageError("'use_vllm' is TRL's own engine, which plays no tool calls. Fix: leave it out; see 'policy'.")
     if args.multi_objective_aggregation != "sum_then_normalize" or args.scale_rewards not in ("group", "none"):
         raise UsageError(
             f"scale_rewards={args.scale_rewards!r} with {args.multi_objective_aggregation!r} is not allowed. "
@@ -59,8 +59,15 @@ def check_arguments(args: GRPOConfig, policy: str | Policy, policy_kwargs: Mappi
     _check_saving(args)
 
 
-def check_length(max_tokens: int, policy_kwargs: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` if an episode can be longer than the policy's cache."""
+def check_length(max_tokens: int, args: GRPOConfig, policy_kwargs: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` if an episode can be longer than what its policy holds."""
+    if args.use_vllm:
+        if args.vllm_max_model_length is not None and max_tokens > args.vllm_max_model_length:
+            raise UsageError(
+                f"train.vllm_max_model_length={args.vllm_max_model_length} holds no episode of env_kwargs.max_tokens="
+                f"{max_tokens}. Fix: leave it out, and the engine's context is an episode's."
+            )
+        return
     most = policy_kwargs["max_cache_tokens"]
     if max_tokens > most:
         raise UsageError(
@@ -76,6 +83,32 @@ def check_count(tasks: int, args: GRPOConfig) -> None:
         raise UsageError(
             f"There are {tasks} tasks, and a batch of episodes takes {needed} (per_device_train_batch_size x processes "
             "x steps_per_generation / num_generations). Fix: lower one of the first three, or give more tasks."
+        )
+
+
+def _check_vllm(args: GRPOConfig, policy_kwargs: Mapping[str, Any]) -> None:
+    if policy_kwargs:
+        raise UsageError(
+            f"policy_kwargs={dict(policy_kwargs)} are those of the transformers policy. "
+            "Fix: leave them out beside train.use_vllm; its own are train.vllm_*."
+        )
+    if args.vllm_mode != "colocate":
+        raise UsageError(
+            f"train.vllm_mode={args.vllm_mode!r} is not allowed: one process would speak for all, and every episode "
+            "would wait for the slowest. Allowed: 'colocate', an engine in each process."
+        )
+    if args.vllm_tensor_parallel_size != 1:
+        raise UsageError(
+            f"train.vllm_tensor_parallel_size={args.vllm_tensor_parallel_size} is not allowed: engines that share "
+            "their layers must take the same requests at the same step, so their episodes would wait for each other. "
+            "Allowed: 1, a whole engine on each GPU. For a model too large for one: quantize it, or shorten episodes."
+        )
+    if args.vllm_structured_outputs_regex is not None:
+        raise UsageError("train.vllm_structured_outputs_regex is not allowed: the loss would not know of it.")
+    if args.vllm_importance_sampling_mode not in IMPORTANCE:
+        raise UsageError(
+            f"train.vllm_importance_sampling_mode={args.vllm_importance_sampling_mode!r} is not allowed. "
+            f"Allowed: {', '.join(map(repr, IMPORTANCE))}."
         )
 
 
@@ -96,9 +129,14 @@ def _check_unused(args: GRPOConfig) -> None:
         )
 
 
-def _check_saving(args: GRPOConfig) -> None:
+def updates_a_batch(args: GRPOConfig) -> int:
+    """Return after how many optimizer steps a batch of episodes and a step end together."""
     cycle = args.steps_per_generation * args.num_iterations
-    updates = math.lcm(cycle, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
+    return math.lcm(cycle, args.gradient_accumulation_steps) // args.gradient_accumulation_steps
+
+
+def _check_saving(args: GRPOConfig) -> None:
+    updates = updates_a_batch(args)
     if args.save_strategy == "steps" and args.save_steps % updates:
         raise UsageError(
             f"save_steps={args.save_steps:g} would save between two updates on one batch of episodes, which a resumed "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,14 +28,19 @@ ASTER: Mapping[str, Any] = {
     "logging_steps": 1,
     "save_only_model": False,
     "report_to": "none",
+    "vllm_mode": "colocate",
+    "vllm_importance_sampling_mode": "token_truncate",
+    "vllm_importance_sampling_clip_max": 2.0,
 }
 """ASTER's objective (arXiv:2602.01204) in TRL's words: the defaults of ``train`` in a GRPO configuration.
 
 Token-mean loss over all episodes of a batch (``dapo``), clipping at 1 - 0.2 and 1 + 0.28, no KL term, temperature 1,
-advantages divided by their group's standard deviation.
+advantages divided by their group's standard deviation. Where another engine samples, each token is weighted by the
+ratio of its probabilities in the trainer and in the engine, cut at 2 (truncated importance sampling); TRL's own default
+would drop a whole episode for one token.
 """
 
-_MODELS = "Allowed: a folder that save_pretrained wrote, or a hub name while online."
+_MODELS = "Allowed: a folder that save_pretrained wrote, a hub name while online, or 'embedded'."
 
 SFT: Mapping[str, Any] = {"bf16": False, "logging_steps": 1, "report_to": "none", "max_length": 32768}
 """The defaults of ``train`` in an SFT configuration."""
@@ -47,13 +51,16 @@ class GRPOSettings:
     """What ``grpo.py`` reads.
 
     Args:
-        model: a local folder or a name on the hub; the tokenizer comes with it.
+        model: a local folder, a name on the hub, or ``"embedded"`` (half a million random weights, made in
+            ``output_dir``); the tokenizer comes with it.
         env: a Gymnasium id.
         env_kwargs: passed to ``gymnasium.make``; the tokenizer is added.
         eval_env_kwargs: what differs in evaluation (another split, say); without it there is no evaluation.
-        policy: where tokens are sampled: ``"hf"``.
-        policy_kwargs: of the policy ``"hf"``: ``max_batch`` and ``max_cache_tokens``.
+        policy_kwargs: of ``HFPolicy``, which samples unless ``train.use_vllm`` is set: ``max_batch`` and
+            ``max_cache_tokens``.
         max_concurrent: episodes that live at once in a process.
+        patience: seconds for which a batch is tried again of which not one episode could be played.
+        lora: ``peft.LoraConfig``: trains adapters of the model instead of its weights; null trains these.
         train: TRL's ``GRPOConfig`` over the defaults of ``ASTER``; ``output_dir`` is required.
     """
 
@@ -61,9 +68,10 @@ class GRPOSettings:
     env: str = "ASTER/PythonMath-v0"
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     eval_env_kwargs: Mapping[str, Any] | None = None
-    policy: str = "hf"
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_concurrent: int = 64
+    patience: int = 120
+    lora: Mapping[str, Any] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +86,7 @@ class SFTSettings:
             null describes none.
         env_kwargs: passed to ``gymnasium.make``.
         dialect: renders ``messages``.
+        lora: ``peft.LoraConfig``: trains adapters of the model instead of its weights; null trains these.
         train: TRL's ``SFTConfig``; ``output_dir`` is required. Examples of more than ``max_length`` tokens are
             dropped and counted.
     """
@@ -87,16 +96,24 @@ class SFTSettings:
     env: str | None = "ASTER/PythonMath-v0"
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     dialect: str = "hermes"
+    lora: Mapping[str, Any] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
 
 
 Settings = TypeVar("Settings", GRPOSettings, SFTSettings)
 
 
-def read_settings(kind: type[Settings], arguments: Sequence[str], description: str) -> Settings:
+def read_settings(kind: type[Settings], arguments: Sequence[str], description: str, training: Any = None) -> Settings:
     """Return the settings of ``--config FILE`` with ``--key value`` over them.
 
-    A key of a mapping is written with a dot (``--train.learning_rate 1e-6``); values are YAML.
+    A key of a mapping is written with a dot (``--train.learning_rate 1e-6``); values are YAML. A name that is no key
+    but one of TRL's arguments goes to ``train``: ``--use_vllm true``.
+
+    Args:
+        kind: the settings.
+        arguments: of the command line.
+        description: of the command.
+        training: TRL's arguments, a dataclass.
 
     Raises:
         UsageError: no such file, no mapping, an unknown key, a missing one, or a value of the wrong type.
@@ -111,8 +128,9 @@ def read_settings(kind: type[Settings], arguments: Sequence[str], description: s
     parser.add_argument("--config", metavar="FILE", help="a YAML file; aster_train/configs holds examples")
     known, rest = parser.parse_known_args(list(arguments))
     values = _read_yaml(Path(known.config)) if known.config else {}
+    own, theirs = ({f.name for f in dataclasses.fields(k)} if k else set() for k in (kind, training))
     for key, value in _pairs(rest):
-        _put(values, key, value)
+        _put(values, f"train.{key}" if key in theirs - own else key, value)
     return build(kind, values)
 
 
@@ -158,12 +176,40 @@ def training_arguments(kind: Any, defaults: Mapping[str, Any], values: Mapping[s
         raise UsageError(f"'train' is refused by {kind.__name__}: {error}") from error
 
 
-def find_model(name: str) -> str:
+def lora_config(values: Mapping[str, Any] | None) -> Any:
+    """Return peft's ``LoraConfig`` of these values, for a causal language model; None of None.
+
+    Every linear layer gets an adapter unless ``target_modules`` says which.
+
+    Raises:
+        UsageError: an unknown name, or values that peft refuses.
+    """
+    if values is None:
+        return None
+    from peft import LoraConfig
+
+    for name in values:
+        check_name("key of 'lora'", name, tuple(f.name for f in dataclasses.fields(LoraConfig) if f.init))
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **values})
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"'lora' is refused by peft: {error}") from error
+
+
+def find_model(name: str, output_dir: str = "") -> str:
     """Return the folder of a local model, ``~`` expanded, or a hub name as it is.
+
+    Args:
+        name: ``"embedded"`` makes the model of ``aster_train.tiny.embedded`` in ``output_dir``.
+        output_dir: of the run.
 
     Raises:
         UsageError: it is a path, and none that holds a model.
     """
+    if name == "embedded":
+        from aster_train.tiny.embedded import make_embedded
+
+        return make_embedded(output_dir)
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return str(path)
@@ -187,27 +233,6 @@ def load_tokenizer(model: str) -> Any:
     except (OSError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
         raise UsageError(f"model: {model!r} could not be loaded: {said}{_near(Path(model))} {_MODELS}") from error
-
-
-def resume_from(output_dir: str | os.PathLike[str], *, main: bool = True) -> str | None:
-    """Return the last whole checkpoint in ``output_dir``, or None.
-
-    A checkpoint is whole when its ``trainer_state.json`` is there: it is what is written last. One that is not, since
-    its run was killed while saving, is moved aside: it is neither resumed nor lost.
-
-    Args:
-        output_dir: where the checkpoints are.
-        main: whether this process is the one that moves.
-    """
-    whole = {}
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if (folder / "trainer_state.json").is_file():
-            whole[int(step) if step.isdigit() else -1] = str(folder)
-        elif main:
-            names = (folder.with_name(f"broken-{folder.name}{f'-{n}' * (n > 1)}") for n in range(1, 1_000_000))
-            folder.rename(next(name for name in names if not name.exists()))
-    return whole[max(whole)] if whole else None
 
 
 def _check_report_to(value: Any) -> None:

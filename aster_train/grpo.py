@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from trl import GRPOConfig
 
 from aster_env.errors import AsterError
+from aster_train import engines
+from aster_train.checkpoints import resume_from
 from aster_train.config import (
     ASTER,
     GRPOSettings,
     find_model,
     load_tokenizer,
+    lora_config,
     read_settings,
-    resume_from,
     training_arguments,
 )
 from aster_train.progress import show_progress
@@ -27,8 +29,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: the configuration is wrong; said before a model is loaded.
     """
-    settings = read_settings(GRPOSettings, arguments, __doc__ or "")
-    model = find_model(settings.model)
+    settings = read_settings(GRPOSettings, arguments, __doc__ or "", GRPOConfig)
+    engines.prepare()
+    model = find_model(settings.model, str(settings.train.get("output_dir", "")))
     args = training_arguments(GRPOConfig, ASTER, settings.train)
     trainer = AsterGRPOTrainer(
         model,
@@ -37,17 +40,20 @@ def main(arguments: Sequence[str]) -> None:
         env=settings.env,
         env_kwargs=settings.env_kwargs,
         eval_env_kwargs=settings.eval_env_kwargs,
-        policy=settings.policy,
         policy_kwargs=settings.policy_kwargs,
         max_concurrent=settings.max_concurrent,
+        patience=settings.patience,
+        peft_config=lora_config(settings.lora),
     )
     show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))
     try:
-        trainer.train(resume_from_checkpoint=resume_from(args.output_dir, main=args.process_index == 0))
+        trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
         trainer.save_model(args.output_dir)
         trainer.save_state()
     finally:
         trainer.close()
+    # Left to the interpreter's exit, the threads of several processes now and then abort one that had succeeded.
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -6,18 +6,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate import PartialState
 from trl import SFTConfig, SFTTrainer
 
 from aster_env.dialects import make_dialect
 from aster_env.errors import AsterError
 from aster_env.tokenizers import as_tokenizer
+from aster_train import engines
+from aster_train.checkpoints import WholeCheckpoints, resume_from
 from aster_train.config import (
     SFT,
     SFTSettings,
     find_model,
     load_tokenizer,
+    lora_config,
     read_settings,
-    resume_from,
     training_arguments,
 )
 from aster_train.conversations import tool_schemas
@@ -31,8 +34,9 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: the configuration or the data are wrong; said before a model is loaded.
     """
-    settings = read_settings(SFTSettings, arguments, __doc__ or "")
-    model = find_model(settings.model)
+    settings = read_settings(SFTSettings, arguments, __doc__ or "", SFTConfig)
+    engines.prepare()
+    model = find_model(settings.model, str(settings.train.get("output_dir", "")))
     args = training_arguments(SFTConfig, SFT, settings.train)
     tokenizer = load_tokenizer(model)
     dialect = make_dialect(settings.dialect, as_tokenizer(tokenizer))
@@ -40,17 +44,23 @@ def main(arguments: Sequence[str]) -> None:
     examples = read_examples(settings.data, dialect, args.max_length, schemas)
     if args.process_index == 0:
         print(examples.report())
-    train(model, tokenizer, args, examples)
+    train(model, tokenizer, args, examples, lora_config(settings.lora))
+    # Left to the interpreter's exit, the threads of several processes now and then abort one that had succeeded.
+    PartialState().destroy_process_group()
 
 
-def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples) -> None:
+def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples, lora: Any = None) -> None:
     """Train ``model`` (or the one of that name) on examples, the loss on its own tokens alone, and save it."""
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-    trainer = SFTTrainer(model, args, train_dataset=examples.dataset(), processing_class=tokenizer)
+    trainer = _Trainer(model, args, train_dataset=examples.dataset(), processing_class=tokenizer, peft_config=lora)
     show_progress(trainer, ("loss", "mean_token_accuracy", "learning_rate"))
-    trainer.train(resume_from_checkpoint=resume_from(args.output_dir, main=args.process_index == 0))
+    trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
     trainer.save_model(args.output_dir)
     trainer.save_state()
+
+
+class _Trainer(WholeCheckpoints, SFTTrainer):
+    pass
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is the seam; tests pin what is used of it
@@ -14,21 +16,26 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import RepeatSampler
+from trl.models import unwrap_model_for_generation
 
-from aster_env.errors import InfrastructureError, UsageError
 from aster_env.rollout import Policy, RolloutRunner
 from aster_env.tokenizers import as_tokenizer
-from aster_env.types import StopReason, Trajectory
+from aster_env.types import Trajectory
 from aster_train.advantages import group_relative, zero_variance
-from aster_train.check import check_arguments, check_count, check_length
+from aster_train.check import check_arguments, check_count, check_length, updates_a_batch
+from aster_train.checkpoints import WholeCheckpoints
+from aster_train.engines import prepare_vllm
 from aster_train.episodes import EpisodeFiles
 from aster_train.ledger import Ledger
 from aster_train.metrics import describe, summarize
+from aster_train.playing import play
 from aster_train.policies.hf import OPTIONS, HFPolicy
+from aster_train.policies.vllm import VLLMPolicy
+from aster_train.stopping import EXIT_CODE, Preempted, Stopping
+from aster_train.tasks import TaskSampler, as_dataset, environment_reward, training_row
 
 
-class AsterGRPOTrainer(GRPOTrainer):
+class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
     """GRPO on a Gymnasium tool-use environment.
 
     TRL repeats each task ``num_generations`` times; ``_rollout`` plays one episode for each, all on one event loop;
@@ -44,10 +51,13 @@ class AsterGRPOTrainer(GRPOTrainer):
         env: a Gymnasium id of a ``ToolEnv``.
         env_kwargs: passed to ``gymnasium.make``; its tasks are the training tasks.
         eval_env_kwargs: what differs in evaluation.
-        policy: ``"hf"``, or a Policy whose weights follow the model's by its own means.
-        policy_kwargs: of the policy ``"hf"``: ``max_batch`` (``max_concurrent`` where it is left out) and
-            ``max_cache_tokens``; temperature, top_p and seed are those of ``args``, which the loss uses too.
+        policy: a Policy whose weights follow the model's by its own means. None: ``VLLMPolicy`` if ``args.use_vllm``,
+            with an engine in each process, else ``HFPolicy``; temperature, top_p and seed are those of ``args``, which
+            the loss uses too.
+        policy_kwargs: of ``HFPolicy``: ``max_batch`` (``max_concurrent`` where it is left out) and
+            ``max_cache_tokens``.
         max_concurrent: episodes that live at once in this process.
+        patience: seconds for which a batch is tried again of which not one episode could be played.
         **kwargs: see ``trl.GRPOTrainer``: ``callbacks``, ``optimizers``, ``peft_config``.
 
     Raises:
@@ -63,13 +73,14 @@ class AsterGRPOTrainer(GRPOTrainer):
         env: str,
         env_kwargs: Mapping[str, Any] | None = None,
         eval_env_kwargs: Mapping[str, Any] | None = None,
-        policy: str | Policy = "hf",
+        policy: Policy | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
         max_concurrent: int = 64,
+        patience: float = 120,
         **kwargs: Any,
     ) -> None:
+        check_arguments(args, policy, policy_kwargs or {})
         options = {**OPTIONS, "max_batch": max_concurrent, **(policy_kwargs or {})}
-        check_arguments(args, policy, options if isinstance(policy, str) else policy_kwargs or {})
         tokenizer = as_tokenizer(processing_class)
         settings = {**(env_kwargs or {}), "tokenizer": tokenizer}
         self._runners = {"train": RolloutRunner(env, max_concurrent=max_concurrent, env_kwargs=settings)}
@@ -77,13 +88,18 @@ class AsterGRPOTrainer(GRPOTrainer):
             settings = {**settings, **eval_env_kwargs}
             self._runners["eval"] = RolloutRunner(env, max_concurrent=max_concurrent, env_kwargs=settings)
         self._trajectories: list[Trajectory] = []
+        self._evaluated: list[dict[str, float]] = []
         try:
             for runner in self._runners.values():
-                if isinstance(policy, str):
-                    check_length(runner.envs[0].limits.max_tokens, options)
+                if policy is None:
+                    check_length(runner.envs[0].limits.max_tokens, args, options)
                 runner.check_tasks()
-            datasets = {name: _as_dataset(runner) for name, runner in self._runners.items()}
+            datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
             check_count(len(datasets["train"]), args)
+            if args.use_vllm:
+                prepare_vllm()
+                longest = max(runner.envs[0].limits.max_tokens for runner in self._runners.values())
+                args.vllm_max_model_length = args.vllm_max_model_length or longest
             super().__init__(
                 model,
                 reward_funcs=[environment_reward],
@@ -94,24 +110,63 @@ class AsterGRPOTrainer(GRPOTrainer):
                 rollout_func=self._rollout,
                 **kwargs,
             )
-            self.policy: Policy = self._hf_policy(tokenizer, options) if isinstance(policy, str) else policy
+            self.policy: Policy = policy or self._make_policy(tokenizer, options)
         except BaseException:
             self.close()
             raise
         self._files = EpisodeFiles(args.output_dir, self.accelerator.process_index, self.accelerator.num_processes)
+        self._patience = patience
         self._ledger = Ledger(self._metrics["train"])
-        self.add_callback(self._ledger)
+        self._stopping = Stopping(updates_a_batch(args), self._give_up)
+        for callback in (self._ledger, self._stopping):
+            self.add_callback(callback)
 
     def close(self) -> None:
-        """End every session and process; calling it twice is harmless."""
+        """End every session, process and engine; calling it twice is harmless."""
         for runner in self._runners.values():
             runner.close()
+        if isinstance(policy := getattr(self, "policy", None), VLLMPolicy):
+            policy.close()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; see ``transformers.Trainer``.
+
+        Raises:
+            SystemExit: SIGTERM ended the run. A checkpoint of it is saved.
+        """
+        with self._stopping.listen():
+            try:
+                result = super().train(*args, **kwargs)
+            except Preempted:
+                self._save_checkpoint(self.model, trial=None)
+            else:
+                if not self._stopping.ended:
+                    return result
+        if self.accelerator.is_main_process:
+            print(f"SIGTERM: saved checkpoint-{self.state.global_step}. The same command goes on from there.")
+        sys.exit(EXIT_CODE)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute a micro-batch's gradients; see ``transformers.Trainer``.
+
+        Raises:
+            FloatingPointError: the loss is no number; before the weights are touched, on every process.
+        """
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not self.accelerator.gather(loss.detach().isfinite().view(1)).all():
+            raise FloatingPointError(
+                f"The loss of step {self.state.global_step + 1} is {loss.item():g} on process "
+                f"{self.accelerator.process_index}. The weights are those of the step before, and no checkpoint is "
+                "touched. Fix: lower train.learning_rate or train.max_grad_norm; the same command resumes."
+            )
+        return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate, into a file of its own."""
+        """Evaluate, into a file of its own; the scores hold the metrics of the episodes, as ``eval_accuracy``."""
         self._files.begin("eval")
+        self._evaluated = []
         scores: dict[str, float] = super().evaluate(*args, **kwargs)
-        return scores
+        return {**scores, **{f"eval_{name}": value for name, value in summarize(self._evaluated).items()}}
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> TaskSampler:
         """Return TRL's sampler, in an order that a resumed run repeats."""
@@ -119,11 +174,39 @@ class AsterGRPOTrainer(GRPOTrainer):
         names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
         return TaskSampler(**{name: getattr(theirs, name) for name in names})
 
-    def _hf_policy(self, tokenizer: Any, options: Mapping[str, int]) -> HFPolicy:
-        if self.is_deepspeed_enabled and self.accelerator.state.deepspeed_plugin.zero_stage == 3:
-            raise UsageError("policy: 'hf' reads whole weights, and ZeRO-3 splits them. Fix: use ZeRO stage 2 or less.")
+    def _make_policy(self, tokenizer: Any, options: Mapping[str, int]) -> Policy:
         sampling = {"temperature": self.args.temperature, "top_p": self.args.top_p, "seed": self.args.seed}
+        if self.use_vllm:
+            return VLLMPolicy(self.vllm_generation.llm, tokenizer, **sampling)
         return HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, **sampling, **options)
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        """Let the policy sample from the weights as they are.
+
+        All that is collective happens on entering and on leaving, which every process does once a batch: ZeRO-3's
+        parameters are gathered, a sleeping engine gets its weights. Between the two a process waits for no other,
+        however long its episodes.
+        """
+        if isinstance(self.policy, HFPolicy):
+            with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
+                try:
+                    yield
+                finally:
+                    # The weights will change, and the update needs the memory.
+                    self.policy.reset()
+        elif self.use_vllm and self.vllm_generation.enable_sleep_mode:
+            engine = self.vllm_generation
+            if engine._llm_weights_sleeping:
+                engine.sync_weights()
+            engine.llm.wake_up(tags=["kv_cache"])
+            try:
+                yield
+            finally:
+                engine.llm.sleep(level=2)
+                engine._llm_weights_sleeping = True
+        else:
+            yield
 
     def _rollout(self, prompts: Sequence[str], _trainer: Any = None) -> dict[str, Any]:
         """Play one episode for each task id; TRL's ``rollout_func``.
@@ -133,7 +216,9 @@ class AsterGRPOTrainer(GRPOTrainer):
             episode each, and ``reward``, None where an episode is masked.
 
         Raises:
-            InfrastructureError: not one episode could be played, on any process; raised on all of them.
+            InfrastructureError: not one episode could be played, on any process, as long as ``patience`` lasted;
+                raised on all of them.
+            Preempted: SIGTERM came; raised on all of them.
         """
         runner, mode = self._runners[self._mode], self._mode
         tasks = [runner.envs[0].tasks.get(task_id) for task_id in prompts]
@@ -141,19 +226,22 @@ class AsterGRPOTrainer(GRPOTrainer):
         # Which batch of which kind, at which step and where: a resumed run counts the same.
         place = (self.args.seed, 2 * batch + (mode == "eval"), self.state.global_step, self.accelerator.process_index)
         seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+
+        def once() -> list[Trajectory]:
+            with self._serving():
+                return runner.run(self.policy, tasks, seed)
+
         started = time.perf_counter()
-        try:
-            self._trajectories = runner.run(self.policy, tasks, seed)
-        finally:
-            if isinstance(self.policy, HFPolicy):
-                # The weights will change, and the update needs the memory.
-                self.policy.reset()
+        self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)
         if mode == "train":
             self._ledger.add(time.perf_counter() - started, self._trajectories)
-        _stop_if_none_was_played(self._trajectories)
         rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {**columns, "reward": [t.reward for t in self._trajectories]}
+
+    def _give_up(self) -> None:
+        for runner in self._runners.values():
+            runner.cancel()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play and score a batch, with the advantages of ``aster_train.advantages``; log it."""
@@ -171,7 +259,10 @@ class AsterGRPOTrainer(GRPOTrainer):
 
     def _log_episodes(self, output: Mapping[str, Any], flat: torch.Tensor) -> None:
         metrics = self._metrics[self._mode]
-        summary = summarize(gather_object([describe(t) for t in self._trajectories]))
+        rows = gather_object([describe(t) for t in self._trajectories])
+        if self._mode == "eval":
+            self._evaluated += rows
+        summary = summarize(rows)
         summary["groups_without_variance"] = flat.float().mean().item()
         if "old_per_token_logps" in output and "sampling_per_token_logps" in output:
             # What was sampled is what is trained: the update's own forward pass gives the sampler's probabilities.
@@ -185,52 +276,6 @@ class AsterGRPOTrainer(GRPOTrainer):
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
-
-
-class TaskSampler(RepeatSampler):
-    """TRL's sampler with an order drawn from the seed and the epoch.
-
-    TRL's own generator only ever goes on, so that a run resumed in its second epoch would go through the first again.
-    """
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the order of this epoch; called by the trainer at its start."""
-        if self.shuffle:
-            self.generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
-
-
-def training_row(trajectory: Trajectory, pad_id: int) -> dict[str, list[Any]]:
-    """Return an episode as TRL takes it: the ids after the prompt, and for each whether the model sampled it.
-
-    An episode that failed for reasons outside the model is masked whole; TRL needs at least one id, so an episode
-    without any gets a pad, masked too.
-    """
-    start = len(trajectory.prompt_ids)
-    ids, mask, logprobs = trajectory.ids[start:], trajectory.mask[start:], trajectory.logprobs[start:]
-    if trajectory.stop is StopReason.INFRASTRUCTURE:
-        mask = [0] * len(ids)
-    if not ids:
-        ids, mask, logprobs = [pad_id], [0], [0.0]
-    return {"prompt_ids": trajectory.prompt_ids, "completion_ids": ids, "logprobs": logprobs, "env_mask": mask}
-
-
-def environment_reward(reward: list[float | None], **_: Any) -> list[float | None]:
-    """Hand the environment's rewards to TRL; None leaves an episode out."""
-    return reward
-
-
-def _stop_if_none_was_played(trajectories: Sequence[Trajectory]) -> None:
-    """Raise if no process could play an episode: on all of them, for one alone would leave the others waiting."""
-    failures = gather_object([t.error if t.stop is StopReason.INFRASTRUCTURE else None for t in trajectories])
-    if all(failure is not None for failure in failures):
-        raise InfrastructureError(
-            f"Not one of {len(failures)} episodes could be played. The first failed so: {failures[0]} "
-            "Fix: see to it, then start the run again; it resumes from its last checkpoint."
-        )
-
-
-def _as_dataset(runner: RolloutRunner) -> Dataset:
-    return Dataset.from_dict({"prompt": [task.id for task in runner.envs[0].tasks]})
 
 
 def _or_nan(value: float | None) -> float:

@@ -45,10 +45,15 @@ def read_problem(prompt: str) -> Problem:
     return Problem(int(start[1]), tuple((_SIGN[said.lower()], int(n)) for said, n in _STEP.findall(prompt)))
 
 
-def first_call(problem: Problem) -> str:
-    """Return the expert's first call."""
-    sign, number = problem.steps[0]
-    return _CALL.format(f"x = {problem.start} {sign} {number}\\nx")
+def write_call(problem: Problem, step: int, echo: str = "\\nx") -> str:
+    """Return the expert's call for one step of a problem."""
+    sign, number = problem.steps[step]
+    return _CALL.format(f"x = {'x' if step else problem.start} {sign} {number}{echo}")
+
+
+def write_answer(number: int | str) -> str:
+    """Return the expert's last turn."""
+    return f"\\boxed{{{number}}}<|im_end|>"
 
 
 class Expert:
@@ -91,16 +96,14 @@ def write_turn(context: str, kind: str, rng: np.random.Generator) -> str:
     steps = _spoil(problem, kind, rng)
     calls = context.count("<tool_call>")
     if calls < len(steps) and kind != "skip":
-        sign, number = steps[calls]
-        name = problem.start if calls == 0 else "x"
-        echo = "" if kind == "no_echo" and calls == len(steps) - 1 else "\\nx"
-        return _CALL.format(f"x = {name} {sign} {number}{echo}")
+        silent = kind == "no_echo" and calls == len(steps) - 1
+        return write_call(Problem(problem.start, steps), calls, "" if silent else "\\nx")
     results = _RESULT.findall(context)
-    guess = str(int(rng.integers(100, 100_000)))
-    return f"\\boxed{{{results[-1] if results else guess}}}<|im_end|>"
+    guess = int(rng.integers(100, 100_000))
+    return write_answer(results[-1] if results else guess)
 
 
-def _spoil(problem: Problem, kind: str, rng: np.random.Generator) -> list[tuple[str, int]]:
+def _spoil(problem: Problem, kind: str, rng: np.random.Generator) -> tuple[tuple[str, int], ...]:
     """Return the steps that a behaviour takes."""
     steps = list(problem.steps)
     place = int(rng.integers(len(steps)))
@@ -111,4 +114,4 @@ def _spoil(problem: Problem, kind: str, rng: np.random.Generator) -> list[tuple[
         steps[place] = (sign, int(rng.integers(11, 100)))
     elif kind == "stops_early":
         steps = steps[:-1]
-    return steps
+    return tuple(steps)

@@ -17,8 +17,8 @@ from aster_env.rollout import Completion
 from aster_env.tokenizers import ByteTokenizer, as_tokenizer
 from aster_env.types import Trajectory
 from aster_train.examples import IGNORED, training_example
+from aster_train.tasks import training_row
 from aster_train.tiny.tokenizer import make_tokenizer
-from aster_train.trainer import training_row
 from tests.support import EchoEnv
 
 

@@ -21,6 +21,7 @@ from aster_env.tokenizers import ByteTokenizer, as_tokenizer
 from aster_env.types import Task, Trajectory, Turn
 from aster_train import grpo
 from aster_train.check import check_arguments, check_length
+from aster_train.checkpoints import resume_from
 from aster_train.config import (
     ASTER,
     SFT,
@@ -30,7 +31,6 @@ from aster_train.config import (
     find_model,
     load_tokenizer,
     read_settings,
-    resume_from,
     training_arguments,
 )
 from aster_train.examples import IGNORED, read_examples
@@ -114,20 +114,13 @@ def test_a_run_killed_with_sigkill_resumes_and_ends_with_the_same_weights(tmp_pa
         assert ours == theirs
 
 
-def test_a_half_written_checkpoint_is_passed_over_and_kept(tmp_path):
-    for step, whole in ((2, True), (4, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert resume_from(tmp_path) == str(tmp_path / "checkpoint-2")
-    assert (tmp_path / "broken-checkpoint-4").is_dir()
+def test_the_last_checkpoint_is_the_one_of_the_most_steps(tmp_path):
+    for name in ("checkpoint-9", "checkpoint-10", "checkpoint-best", ".saving/checkpoint-12"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-11").mkdir()
+    assert resume_from(tmp_path) == str(tmp_path / "checkpoint-10")
     assert resume_from(tmp_path / "none") is None
-    for number in (2, 3):
-        (tmp_path / "checkpoint-4").mkdir()
-        assert resume_from(tmp_path, main=False) == str(tmp_path / "checkpoint-2")
-        assert (tmp_path / "checkpoint-4").is_dir()
-        assert resume_from(tmp_path) == str(tmp_path / "checkpoint-2")
-        assert (tmp_path / f"broken-checkpoint-4-{number}").is_dir()
 
 
 def test_sft_learns_from_trajectories_that_grpo_wrote(tmp_path):
@@ -163,7 +156,7 @@ def test_sft_learns_from_trajectories_that_grpo_wrote(tmp_path):
         (["--env_kwargs.max_calls", "3"], "max_tool_calls|max_calls"),
         (["--model", "./no/such/model"], "no/such/model"),
         (["--model", "modle"], "could not be loaded.*Did you mean 'model'"),
-        (["--policy", "vlm"], "Allowed: 'hf'"),
+        (["--use_vlm", "true"], "Unknown configuration key 'use_vlm'"),
         (["--policy_kwargs.temprature", "1"], "train.temperature|Unknown key of 'policy_kwargs'"),
     ],
 )
@@ -257,8 +250,8 @@ def test_every_shipped_configuration_is_valid():
         assert args.bf16 == values["train"].get("bf16", False)
         if kind is GRPOConfig:
             options = {**OPTIONS, **settings.policy_kwargs}
-            check_arguments(args, settings.policy, options)
-            check_length(settings.env_kwargs["max_tokens"], options)
+            check_arguments(args, None, settings.policy_kwargs)
+            check_length(settings.env_kwargs["max_tokens"], args, options)
 
 
 @pytest.mark.parametrize(

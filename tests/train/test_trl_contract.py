@@ -8,11 +8,13 @@ import time
 
 import pytest
 import torch
+from trl import GRPOTrainer
 
 from aster_env.errors import InfrastructureError, KernelError, UsageError
 from aster_env.rollout import Completion
 from aster_train.config import ASTER, training_arguments
-from aster_train.trainer import AsterGRPOTrainer, training_row
+from aster_train.tasks import training_row
+from aster_train.trainer import AsterGRPOTrainer
 from tests.train.support import save_model
 
 PROBLEMS = {"tasks": "generated", "task_options": {"size": 16, "level": 1}, "instruction": "", "max_tokens": 160}
@@ -42,7 +44,14 @@ class Guesser:
 
 
 def make_trainer(
-    tmp_path, policy="hf", env_kwargs=None, max_concurrent=4, policy_kwargs=None, eval_env_kwargs=None, **train
+    tmp_path,
+    policy=None,
+    env_kwargs=None,
+    max_concurrent=4,
+    policy_kwargs=None,
+    eval_env_kwargs=None,
+    patience=0,
+    **train,
 ):
     from transformers import AutoTokenizer
     from trl import GRPOConfig
@@ -64,7 +73,7 @@ def make_trainer(
     kwargs = {**PROBLEMS, **(env_kwargs or {})}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options = {"env_kwargs": kwargs, "policy": policy, "max_concurrent": max_concurrent}
-    options |= {"policy_kwargs": policy_kwargs, "eval_env_kwargs": eval_env_kwargs}
+    options |= {"policy_kwargs": policy_kwargs, "eval_env_kwargs": eval_env_kwargs, "patience": patience}
     return AsterGRPOTrainer(folder, args, tokenizer, env="ASTER/PythonMath-v0", **options)
 
 
@@ -138,7 +147,7 @@ def test_what_a_rollout_returns_besides_reaches_the_rows_and_the_rewards(trainer
 
 def test_our_advantages_are_trls_where_nothing_is_masked(trainer):
     trainer = with_guesser(trainer())
-    original = type(trainer).__mro__[1]._generate_and_score_completions
+    original = GRPOTrainer._generate_and_score_completions
     theirs = {}
 
     def spy(self, inputs):
@@ -146,12 +155,12 @@ def test_our_advantages_are_trls_where_nothing_is_masked(trainer):
         theirs["a"] = output["advantages"].tolist()
         return output
 
-    type(trainer).__mro__[1]._generate_and_score_completions = spy
+    GRPOTrainer._generate_and_score_completions = spy
     try:
         trainer.model.train()
         ours = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))["advantages"]
     finally:
-        type(trainer).__mro__[1]._generate_and_score_completions = original
+        GRPOTrainer._generate_and_score_completions = original
     assert any(theirs["a"])
     assert ours.tolist() == pytest.approx(theirs["a"], abs=1e-5)
 
@@ -345,7 +354,6 @@ def test_every_batch_of_a_step_has_seeds_of_its_own_and_a_place_in_the_file(trai
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"policy": "hff"}, "Did you mean 'hf'"),
         ({"policy_kwargs": {"max_bach": 1}}, "Did you mean 'max_batch'"),
         ({"policy_kwargs": {"temperature": 0.7}}, "Fix: train.temperature"),
         ({"policy_kwargs": {"max_cache_tokens": 128}}, "max_cache_tokens=128 holds no episode of .*max_tokens=160"),
@@ -372,7 +380,11 @@ def test_every_batch_of_a_step_has_seeds_of_its_own_and_a_place_in_the_file(trai
         ({"env_kwargs": {"dialect": "herms"}}, "Did you mean 'hermes'"),
         ({"save_strategy": "steps", "save_steps": 3}, "multiple of 2"),
         ({"scale_rewards": "batch"}, "'group' or 'none'"),
-        ({"use_vllm": True, "vllm_mode": "colocate"}, "use_vllm"),
+        ({"use_vllm": True, "vllm_mode": "server"}, "Allowed: 'colocate'"),
+        ({"use_vllm": True, "vllm_tensor_parallel_size": 2}, "wait for each other. Allowed: 1"),
+        ({"use_vllm": True, "vllm_importance_sampling_mode": "token"}, "Allowed: 'token_truncate'"),
+        ({"use_vllm": True, "vllm_max_model_length": 100}, "holds no episode of .*max_tokens=160"),
+        ({"use_vllm": True, "policy_kwargs": {"max_batch": 4}}, "train.vllm_"),
     ],
 )
 def test_contradictions_are_named_before_the_model_is_loaded(tmp_path, monkeypatch, options, says):

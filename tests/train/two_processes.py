@@ -28,6 +28,7 @@ def main(folder: Path) -> None:
         said["masked"] = trainer._metrics["train"]["masked_episodes"]
     finally:
         trainer.close()
+    trainer.accelerator.end_training()
     (folder / "said.json").write_text(json.dumps(said))
 
 

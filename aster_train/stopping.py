@@ -1,0 +1,79 @@
+"""SIGTERM, as a cluster sends it: a run saves a checkpoint as soon as one can be resumed from, and ends."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+EXIT_CODE = 128 + signal.SIGTERM
+"""What a run that SIGTERM ended exits with: it is not finished, and the same command goes on with it."""
+
+
+class Preempted(Exception):
+    """SIGTERM came while episodes were played; they are given up, on every process."""
+
+
+class Stopping(TrainerCallback):
+    """Ends a run on SIGTERM.
+
+    Episodes that are being played are given up; updates on a batch of episodes that has begun are finished, for a
+    resumed run could not repeat them. Which process the signal reached makes no difference.
+
+    Args:
+        updates: optimizer steps on one batch of episodes: a checkpoint between two batches can be resumed from.
+        interrupt: called in the signal's handler, when a batch of episodes may be given up.
+
+    Attributes:
+        ended: whether the run ends because of a SIGTERM.
+    """
+
+    def __init__(self, updates: int, interrupt: Callable[[], None]) -> None:
+        self._updates, self._interrupt = updates, interrupt
+        self._requested = threading.Event()
+        self._step = 0
+        self.ended = False
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Handle SIGTERM; in a thread other than the main one, where Python has no handlers, do nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not past a SIGTERM."""
+        self._requested.wait(seconds)
+
+    def agreed(self) -> bool:
+        """Return whether SIGTERM reached any process. Collective: every process must call it."""
+        return any(gather_object([self._requested.is_set()]))
+
+    def between_batches(self) -> bool:
+        """Whether the step that runs is the first one on a batch of episodes."""
+        return self._step % self._updates == 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the step."""
+        self._step = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save and end, where a run can be resumed and is not over."""
+        if self.agreed() and state.global_step % self._updates == 0 and state.global_step < state.max_steps:
+            self.ended = True
+            control.should_save = control.should_training_stop = True
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._requested.set()
+        if self.between_batches():
+            self._interrupt()

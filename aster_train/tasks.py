@@ -1,0 +1,49 @@
+"""Tasks as TRL takes them, in an order that a resumed run repeats; and episodes as it takes those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from trl.trainer.utils import RepeatSampler
+
+from aster_env.tasks import TaskSet
+from aster_env.types import StopReason, Trajectory
+
+
+class TaskSampler(RepeatSampler):
+    """TRL's sampler with an order drawn from the seed and the epoch.
+
+    TRL's own generator only ever goes on, so that a run resumed in its second epoch would go through the first again.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch; called by the trainer at its start."""
+        if self.shuffle:
+            self.generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+
+
+def as_dataset(tasks: TaskSet) -> Dataset:
+    """Return the ids of tasks, under the name that TRL expects."""
+    return Dataset.from_dict({"prompt": [task.id for task in tasks]})
+
+
+def training_row(trajectory: Trajectory, pad_id: int) -> dict[str, list[Any]]:
+    """Return an episode as TRL takes it: the ids after the prompt, and for each whether the model sampled it.
+
+    An episode that failed for reasons outside the model is masked whole; TRL needs at least one id, so an episode
+    without any gets a pad, masked too.
+    """
+    start = len(trajectory.prompt_ids)
+    ids, mask, logprobs = trajectory.ids[start:], trajectory.mask[start:], trajectory.logprobs[start:]
+    if trajectory.stop is StopReason.INFRASTRUCTURE:
+        mask = [0] * len(ids)
+    if not ids:
+        ids, mask, logprobs = [pad_id], [0], [0.0]
+    return {"prompt_ids": trajectory.prompt_ids, "completion_ids": ids, "logprobs": logprobs, "env_mask": mask}
+
+
+def environment_reward(reward: list[float | None], **_: Any) -> list[float | None]:
+    """Hand the environment's rewards to TRL; None leaves an episode out."""
+    return reward
