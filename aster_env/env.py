@@ -62,6 +62,8 @@ class ToolEnv(gym.Env[Any, Any]):
         UsageError: an argument is not allowed; the text says what is.
     """
 
+    hang_seconds = 900.0
+    """How long a call may take before it counts as one that never comes back: an infrastructure failure."""
     metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(
@@ -258,7 +260,17 @@ class ToolEnv(gym.Env[Any, Any]):
         episode.count(call)
         if call.problem is not None:
             return ToolResult(f"Error: {call.problem}", ok=False)
-        return await self._tools[call.name](**call.arguments)
+        limit = asyncio.timeout(self.hang_seconds)
+        try:
+            async with limit:
+                return await self._tools[call.name](**call.arguments)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise InfrastructureError(
+                f"The tool {call.name!r} did not come back within {self.hang_seconds:g} s. A tool bounds its own time; "
+                "this is the last resort."
+            ) from error
 
     async def _end(
         self,

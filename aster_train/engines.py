@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 from typing import Any
 
 import torch
@@ -22,13 +24,21 @@ def prepare() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls torch by names that torch is about to change, and says so at every collective.
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
-def prepare_vllm() -> None:
-    """Make vLLM usable for training; call it before an engine is made.
+def prepare_vllm(*, half: bool) -> None:
+    """Make vLLM usable for training; call it before TRL makes an engine.
+
+    The engine computes in the precision of the update. Left to itself, it would serve weights of 32 bits in 16, and
+    sample from other probabilities than the trained ones.
 
     On a CPU vLLM packs the weights of linear layers in a form of its own and frees them, so that no update reaches
-    them; here they stay what they are. A GPU needs none of this.
+    them; here they stay what they are. And a request with a seed ended it when its prompt was read in pieces.
+
+    Args:
+        half: whether the update computes in 16 bits.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -39,13 +49,43 @@ def prepare_vllm() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     try:
+        from vllm import LLM
         from vllm.model_executor.layers import utils
         from vllm.platforms import current_platform
     except ImportError as error:
         raise MissingExtraError("vllm", "vllm", "train.use_vllm") from error
+    from trl.generation import vllm_generation
+
+    vllm_generation.LLM = functools.partial(LLM, dtype="auto" if half else "float32")
     if current_platform.is_cpu():
 
         def keep(layer: Any, remove_weight: bool) -> None:
             layer.cpu_linear = torch.nn.functional.linear
 
         utils.dispatch_cpu_unquantized_gemm = keep
+        _keep_seeds()
+
+
+def _keep_seeds() -> None:
+    """Let prompts of requests with seeds be read in pieces on a CPU.
+
+    vLLM samples after each piece, throws the token away and sets the generator back, which a CPU's cannot be. Nothing
+    was sampled with it before, so here it begins again.
+    """
+    import numpy as np
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    book = CPUModelRunner._bookkeeping_sync
+
+    def begin_again(self: Any, *args: Any) -> Any:
+        generators = self.input_batch.generators
+        pieces = np.flatnonzero(self.discard_request_mask.np[: self.input_batch.num_reqs]).tolist()
+        held = {row: generators.pop(row) for row in pieces if row in generators}
+        for generator in held.values():
+            generator.manual_seed(generator.initial_seed())
+        try:
+            return book(self, *args)
+        finally:
+            generators.update(held)
+
+    CPUModelRunner._bookkeeping_sync = begin_again

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
@@ -63,15 +66,36 @@ class Stopping(TrainerCallback):
         """Whether the step that runs is the first one on a batch of episodes."""
         return self._step % self._updates == 0
 
+    def restore(self) -> None:
+        """Set the generators of random numbers to what they were at the end of the last step.
+
+        What has begun since, the next epoch's data for one, a resumed run begins again.
+        """
+        python, numpy, cpu, devices = self._random
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the generators of random numbers."""
+        self._note()
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Note the step."""
         self._step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save and end, where a run can be resumed and is not over."""
+        self._note()
         if self.agreed() and state.global_step % self._updates == 0 and state.global_step < state.max_steps:
             self.ended = True
             control.should_save = control.should_training_stop = True
+
+    def _note(self) -> None:
+        devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._random = random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
 
     def _handle(self, number: int, frame: Any) -> None:
         self._requested.set()

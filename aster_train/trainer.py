@@ -26,7 +26,7 @@ from aster_train.check import check_arguments, check_count, check_length, update
 from aster_train.checkpoints import WholeCheckpoints
 from aster_train.engines import prepare_vllm
 from aster_train.episodes import EpisodeFiles
-from aster_train.ledger import Ledger
+from aster_train.ledger import Ledger, Timed
 from aster_train.metrics import describe, summarize
 from aster_train.playing import play
 from aster_train.policies.hf import OPTIONS, HFPolicy
@@ -35,7 +35,7 @@ from aster_train.stopping import EXIT_CODE, Preempted, Stopping
 from aster_train.tasks import TaskSampler, as_dataset, environment_reward, training_row
 
 
-class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
+class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
     """GRPO on a Gymnasium tool-use environment.
 
     TRL repeats each task ``num_generations`` times; ``_rollout`` plays one episode for each, all on one event loop;
@@ -97,7 +97,7 @@ class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
             check_count(len(datasets["train"]), args)
             if args.use_vllm:
-                prepare_vllm()
+                prepare_vllm(half=args.bf16 or args.fp16)
                 longest = max(runner.envs[0].limits.max_tokens for runner in self._runners.values())
                 args.vllm_max_model_length = args.vllm_max_model_length or longest
             super().__init__(
@@ -138,6 +138,7 @@ class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             try:
                 result = super().train(*args, **kwargs)
             except Preempted:
+                self._stopping.restore()
                 self._save_checkpoint(self.model, trial=None)
             else:
                 if not self._stopping.ended:
@@ -152,8 +153,10 @@ class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
         Raises:
             FloatingPointError: the loss is no number; before the weights are touched, on every process.
         """
-        loss: torch.Tensor = super().training_step(*args, **kwargs)
-        if not self.accelerator.gather(loss.detach().isfinite().view(1)).all():
+        with self._ledger.book("train"):
+            loss: torch.Tensor = super().training_step(*args, **kwargs)
+            finite = bool(self.accelerator.gather(loss.detach().isfinite().view(1)).all())
+        if not finite:
             raise FloatingPointError(
                 f"The loss of step {self.state.global_step + 1} is {loss.item():g} on process "
                 f"{self.accelerator.process_index}. The weights are those of the step before, and no checkpoint is "
@@ -231,13 +234,18 @@ class AsterGRPOTrainer(WholeCheckpoints, GRPOTrainer):
             with self._serving():
                 return runner.run(self.policy, tasks, seed)
 
-        started = time.perf_counter()
+        started = self._clocks(runner)
         self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)
         if mode == "train":
-            self._ledger.add(time.perf_counter() - started, self._trajectories)
+            seconds, generation, idle = self._clocks(runner) - started
+            self._ledger.add(seconds, generation, idle, self._trajectories)
         rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {**columns, "reward": [t.reward for t in self._trajectories]}
+
+    def _clocks(self, runner: RolloutRunner) -> Any:
+        """Return, in seconds: the time, how long the policy's engine has worked, how long its loop has waited."""
+        return np.array([time.perf_counter(), getattr(self.policy, "seconds", 0.0), runner.idle])
 
     def _give_up(self) -> None:
         for runner in self._runners.values():

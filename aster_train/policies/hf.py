@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,10 @@ class HFPolicy:
             Requests wait for it; an episode longer than it fails.
         seed: with a request's own seed and the position, decides each sample, whoever else is in the batch.
 
+    Attributes:
+        steps: forward passes so far.
+        seconds: that they took.
+
     Raises:
         UsageError: the model has sliding-window or recurrent layers or an attention that takes no mask, or an argument
             is not allowed.
@@ -67,7 +72,7 @@ class HFPolicy:
         check_model(model.config.get_text_config())
         self.model, self.tokenizer = model, tokenizer
         self.temperature, self.top_p, self.seed = temperature, top_p, seed
-        self.steps = 0
+        self.steps, self.seconds = 0, 0.0
         self._blocks = max_cache_tokens // BLOCK
         self._schedule = Schedule(max_batch, self._blocks)
         self._cache = BlockCache(self._blocks)
@@ -110,8 +115,10 @@ class HFPolicy:
         """Step while there is a request; the loop runs between steps."""
         try:
             while live := self._schedule.admit():
+                started = time.perf_counter()
                 with _inference(self.model):
                     self._step(live)
+                self.seconds += time.perf_counter() - started
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 (whatever a model raises must reach every waiting episode, not vanish in a task)
             failure = PolicyError(f"The model's forward pass failed: {type(error).__name__}: {error}")

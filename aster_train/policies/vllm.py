@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from collections.abc import Callable
 from typing import Any
 
 from aster_env.errors import PolicyError, UsageError
 from aster_env.rollout import Completion, GenerateRequest
 from aster_env.tokenizers import Tokenizer
+
+_NAMES = itertools.count()
+"""Of requests: several policies may use one engine."""
 
 
 class VLLMPolicy:
@@ -31,6 +36,9 @@ class VLLMPolicy:
         top_p: nucleus sampling.
         seed: with a request's own seed and its length, seeds its sampling.
 
+    Attributes:
+        seconds: in which the engine has worked so far.
+
     Raises:
         UsageError: the engine runs in another process, or speaks of other probabilities than the sampled ones.
     """
@@ -49,8 +57,8 @@ class VLLMPolicy:
         if mode != "processed_logprobs":
             raise UsageError(f"logprobs_mode={mode!r} is not allowed. Allowed: 'processed_logprobs', sampling's own.")
         self._max_length: int = self.engine.model_config.max_model_len
+        self.seconds = 0.0
         self._waiting: dict[str, asyncio.Future[Any]] = {}
-        self._names = itertools.count()
         self._driver: asyncio.Task[None] | None = None
 
     async def generate(self, request: GenerateRequest) -> Completion:
@@ -67,15 +75,15 @@ class VLLMPolicy:
             )
         if request.max_new_tokens < 1:
             return Completion((), (), "length")
-        name = str(next(self._names))
-        self.engine.add_request(name, {"prompt_token_ids": list(request.ids)}, self._sampling(request))
+        name = str(next(_NAMES))
+        self._timed(self.engine.add_request, name, {"prompt_token_ids": list(request.ids)}, self._sampling(request))
         future = self._waiting[name] = asyncio.get_running_loop().create_future()
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
         try:
             return _completion(await future)
         finally:
-            if self._waiting.pop(name, None) is not None and not future.done():
+            if self._waiting.pop(name, None) is not None:
                 self.engine.abort_request([name])
 
     async def release(self, episode: str) -> None:
@@ -105,13 +113,20 @@ class VLLMPolicy:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
+    def _timed(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return call(*arguments)
+        finally:
+            self.seconds += time.perf_counter() - started
+
     async def _drive(self) -> None:
         """Step while a request waits."""
         try:
             while self._waiting:
-                for output in self.engine.step():
-                    future = self._waiting.get(output.request_id)
-                    if output.finished and future is not None and not future.done():
+                for output in self._timed(self.engine.step):  # those alone that have ended, as asked for
+                    future = self._waiting.pop(output.request_id, None)
+                    if future is not None and not future.done():
                         future.set_result(output)
                 # Handed over and answered: a tool's reply may be there already, and its episode joins the next step.
                 await asyncio.sleep(0)

@@ -89,6 +89,7 @@ class PythonMathEnv(ToolEnv):
             **options,
         )
         self._timeout, self._max_output = timeout, max_output
+        self.hang_seconds = max(self.hang_seconds, 2 * timeout)
         self._leased: KernelPool | None = None
 
     async def open_tools(self) -> Sequence[Tool]:

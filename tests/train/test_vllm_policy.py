@@ -1,4 +1,4 @@
-"""The colocated engine: requests that come and go on their own, turns that end where they should, probabilities kept."""
+"""The colocated engine: requests come and go on their own, turns end where they should, probabilities are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def served(tmp_path_factory):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = make_embedded(str(tmp_path_factory.mktemp("model")))
-    prepare_vllm()
+    prepare_vllm(half=False)
     from vllm import LLM
 
     llm = LLM(folder, max_model_len=LENGTH, max_num_seqs=8, logprobs_mode="processed_logprobs", dtype="float32",
@@ -101,6 +101,15 @@ def test_the_same_seeds_give_the_same_turns_whoever_else_is_there(policy):
     assert len(set(alone)) == 4
 
 
+def test_a_prompt_that_is_read_in_pieces_gives_the_same_turn(policy, monkeypatch):
+    asked = [request(policy, "What is 1 + 1? " * (4 + n), seed=n) for n in range(4)]
+    whole = ask(policy, *asked)
+    policy.llm.reset_prefix_cache()
+    monkeypatch.setattr(policy.engine.engine_core.engine_core.scheduler, "max_num_scheduled_tokens", 24)
+    assert len(asked[0].ids) > 24
+    assert [one.ids for one in ask(policy, *asked)] == [one.ids for one in whole]
+
+
 def test_no_request_waits_for_another(policy):
     async def main():
         long = asyncio.create_task(policy.generate(request(policy, seed=1, most=200)))
@@ -156,8 +165,8 @@ def test_an_engine_that_reports_other_probabilities_is_refused(served, monkeypat
 
 def test_episodes_are_played_with_their_budget(policy):
     settings = {"tasks": "generated", "task_options": {"level": 1, "size": 8}, "instruction": "", "max_tokens": 120}
-    with RolloutRunner("ASTER/PythonMath-v0", max_concurrent=8,
-                       env_kwargs={**settings, "tokenizer": policy.tokenizer}) as runner:  # fmt: skip
+    settings["tokenizer"] = policy.tokenizer
+    with RolloutRunner("ASTER/PythonMath-v0", max_concurrent=8, env_kwargs=settings) as runner:
         played = runner.run(policy, list(runner.envs[0].tasks), 5)
         again = runner.run(policy, list(runner.envs[0].tasks), 5)
     assert [t.ids for t in played] == [t.ids for t in again]
