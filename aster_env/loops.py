@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import selectors
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass
@@ -34,6 +36,19 @@ C = TypeVar("C", bound=Closable)
 class _Lease:
     thing: Any
     users: int = 0
+
+
+class IdleSelector(selectors.DefaultSelector):
+    """Of an event loop: counts the ``seconds`` in which the loop has nothing to run."""
+
+    seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait for events; see ``selectors``."""
+        started = time.perf_counter()
+        ready = super().select(timeout)
+        self.seconds += time.perf_counter() - started
+        return ready
 
 
 # By the loop itself, not its id: a later loop may get the id of one that is gone.

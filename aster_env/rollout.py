@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
+from aster_env import loops
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.tasks import share_tasks
@@ -171,11 +172,11 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
     """Make ``count`` environments that share their TaskSet and, once in use, their kernel pool."""
     if count < 1:
         raise UsageError(f"max_concurrent={count} is not allowed. Allowed: at least 1.")
-    _check_arguments(env_id, env_kwargs)
+    names = _check_arguments(env_id, env_kwargs)
     envs: list[ToolEnv] = []
     for _ in range(count):
         kwargs = dict(env_kwargs)
-        if envs:
+        if envs and "tasks" in names:
             # The tasks are read or generated once; the other environments share them.
             kwargs = share_tasks(env_kwargs, envs[0].tasks)
         env = gym.make(env_id, **kwargs).unwrapped
@@ -185,8 +186,8 @@ def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[To
     return envs
 
 
-def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` for an unknown environment, or for an argument that it does not have."""
+def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> set[str]:
+    """Return an environment's arguments; raise ``UsageError`` for an unknown one, or for an argument it lacks."""
     module, _, name = env_id.rpartition(":")
     try:
         if module:
@@ -198,9 +199,15 @@ def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> None:
     made: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     classes = made.__mro__[:-1] if isinstance(made, type) else ()
     inits = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)] or [made]
-    names = {name for init in inits for name, p in inspect.signature(init).parameters.items() if p.kind not in (2, 4)}
+    names: set[str] = set()
+    for init in inits:
+        kinds = {name: parameter.kind for name, parameter in inspect.signature(init).parameters.items()}
+        names |= {name for name, kind in kinds.items() if kind not in (2, 4)} - {"self"}
+        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
+            break  # nothing is passed on to its base class
     for given in env_kwargs:
-        check_name(f"argument of {env_id}", given, sorted(names - {"self"}))
+        check_name(f"argument of {env_id}", given, sorted(names))
+    return names
 
 
 def episode_seed(seed: int, index: int) -> int:
@@ -216,6 +223,9 @@ class RolloutRunner:
         max_concurrent: episodes that live at once.
         env_kwargs: passed to ``gymnasium.make``.
 
+    Attributes:
+        idle: seconds so far in which every episode waited for something outside this thread.
+
     Raises:
         UsageError: the environment cannot be made from these arguments.
     """
@@ -228,8 +238,13 @@ class RolloutRunner:
         env_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
-        self._runner = asyncio.Runner()
+        self._selector = loops.IdleSelector()
+        self._runner = asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector))
         self._task: asyncio.Task[Any] | None = None
+
+    @property
+    def idle(self) -> float:  # noqa: D102 (an attribute of the class above)
+        return self._selector.seconds
 
     def check_tasks(self, tasks: Iterable[Task] | None = None) -> None:
         """Check the prompts of tasks, before a model is loaded, without starting a session.

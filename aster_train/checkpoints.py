@@ -47,6 +47,7 @@ class WholeCheckpoints:
         try:
             # Collective: a process that fails here ends, and with it the others, which its launcher sees to.
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
+            self.accelerator.wait_for_everyone()
         except BaseException:
             shutil.rmtree(staged, ignore_errors=True)
             raise

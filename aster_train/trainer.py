@@ -90,16 +90,7 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         self._trajectories: list[Trajectory] = []
         self._evaluated: list[dict[str, float]] = []
         try:
-            for runner in self._runners.values():
-                if policy is None:
-                    check_length(runner.envs[0].limits.max_tokens, args, options)
-                runner.check_tasks()
-            datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
-            check_count(len(datasets["train"]), args)
-            if args.use_vllm:
-                prepare_vllm(half=args.bf16 or args.fp16)
-                longest = max(runner.envs[0].limits.max_tokens for runner in self._runners.values())
-                args.vllm_max_model_length = args.vllm_max_model_length or longest
+            datasets = self._check_runners(args, None if policy else options)
             super().__init__(
                 model,
                 reward_funcs=[environment_reward],
@@ -120,6 +111,20 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         self._stopping = Stopping(updates_a_batch(args), self._give_up)
         for callback in (self._ledger, self._stopping):
             self.add_callback(callback)
+
+    def _check_runners(self, args: GRPOConfig, options: Mapping[str, int] | None) -> dict[str, Dataset]:
+        """Return the tasks, once they and the engine's context are seen to fit; no model is loaded yet."""
+        longest = max(runner.envs[0].limits.max_tokens for runner in self._runners.values())
+        if options is not None:
+            check_length(longest, args, options)
+        for runner in self._runners.values():
+            runner.check_tasks()
+        datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
+        check_count(len(datasets["train"]), args)
+        if args.use_vllm:
+            prepare_vllm(half=args.bf16 or args.fp16)
+            args.vllm_max_model_length = args.vllm_max_model_length or longest
+        return datasets
 
     def close(self) -> None:
         """End every session, process and engine; calling it twice is harmless."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import gymnasium as gym
 import pytest
 
 from aster_env.errors import PolicyError, UsageError
@@ -179,3 +180,20 @@ def test_a_policy_that_returns_garbage_is_named():
 def test_what_cannot_be_made_is_named(name, count, kwargs, says):
     with pytest.raises(UsageError, match=says):
         make_envs(name, count, kwargs)
+
+
+class Own(EchoEnv):
+    """An environment whose tasks are its own affair."""
+
+    def __init__(self, tokenizer=None, render_mode=None):
+        super().__init__(tokenizer=tokenizer)
+
+
+gym.register("OwnTasks-v0", entry_point=Own, disable_env_checker=True)
+
+
+def test_an_environment_that_takes_no_tasks_can_be_made_many_times():
+    with RolloutRunner("OwnTasks-v0", max_concurrent=3) as runner:
+        assert len(runner.envs) == 3
+    with pytest.raises(UsageError, match="Unknown argument of OwnTasks-v0 'tasks'"):
+        RolloutRunner("OwnTasks-v0", env_kwargs={"tasks": []})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gymnasium as gym
@@ -27,3 +28,15 @@ class ParityEnv(EchoEnv):
 
 
 gym.register("Parity-v0", entry_point=ParityEnv, disable_env_checker=True)
+
+
+class UnevenEnv(ParityEnv):
+    """Episodes of two tokens on the first process, and of two hundred on the others."""
+
+    def __init__(self, tokenizer: Any = None, render_mode: str | None = None) -> None:
+        super().__init__(tokenizer=tokenizer, render_mode=render_mode)
+        prompt = max(len(self.tokenizer.encode(task.prompt)) for task in self.tasks) + 30
+        self.limits = Limits(2, prompt + (200 if int(os.environ["RANK"]) else 2))
+
+
+gym.register("Uneven-v0", entry_point=UnevenEnv, disable_env_checker=True)

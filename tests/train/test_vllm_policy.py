@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import time
 
 import numpy as np
 import pytest
@@ -108,6 +109,14 @@ def test_a_prompt_that_is_read_in_pieces_gives_the_same_turn(policy, monkeypatch
     monkeypatch.setattr(policy.engine.engine_core.engine_core.scheduler, "max_num_scheduled_tokens", 24)
     assert len(asked[0].ids) > 24
     assert [one.ids for one in ask(policy, *asked)] == [one.ids for one in whole]
+
+
+def test_the_seconds_in_which_the_engine_works_are_counted(policy, monkeypatch):
+    step = policy.engine.step
+    monkeypatch.setattr(policy.engine, "step", lambda: (time.sleep(0.02), step())[1])
+    started = time.perf_counter()
+    (done,) = ask(policy, request(policy, most=6))
+    assert 0.02 * len(done.ids) <= policy.seconds <= time.perf_counter() - started
 
 
 def test_no_request_waits_for_another(policy):

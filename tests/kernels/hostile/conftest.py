@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from aster_env.errors import KernelError
 from aster_env.kernels import open_pool
 from aster_env.kernels.inside import linux, seccomp
 from tests.kernels.hostile.case import GRACE, MAX_OUTPUT, MODES, TOOLS
+from tests.kernels.refusals import refusal
 
 LIMITS = {"memory": 256, "disk": 16, "threads": 32, "max_output": MAX_OUTPUT, "grace": GRACE, "spares": 0}
 OTHER_NUMBERS = {
@@ -175,10 +175,9 @@ def world(request: pytest.FixtureRequest, host: Host) -> Iterator[World]:
         pool = open_pool("zygote", isolation=request.param, **LIMITS)
         made = World(request.param, host, pool, runner.run)
         try:
-            try:
-                runner.run(made.settle())
-            except KernelError as error:
-                pytest.skip(str(error))
+            if reason := refusal(request.param):
+                pytest.skip(reason)
+            runner.run(made.settle())
             yield made
         finally:
             runner.run(pool.close())

@@ -1,0 +1,1 @@
+"""What a training configuration needs in memory, on paper."""
