@@ -59,6 +59,8 @@ class GRPOSettings:
         policy_kwargs: of ``HFPolicy``, which samples unless ``train.use_vllm`` is set: ``max_batch`` and
             ``max_cache_tokens``.
         max_concurrent: episodes that live at once in a process.
+        ahead: whether the next batch of episodes is played while the model is updated on this one: one step
+            off-policy, corrected by the importance ratio. Costs a second copy of the weights, unless vLLM has one.
         patience: seconds for which a batch is tried again of which not one episode could be played.
         lora: ``peft.LoraConfig``: trains adapters of the model instead of its weights; null trains these.
         train: TRL's ``GRPOConfig`` over the defaults of ``ASTER``; ``output_dir`` is required.
@@ -70,6 +72,7 @@ class GRPOSettings:
     eval_env_kwargs: Mapping[str, Any] | None = None
     policy_kwargs: Mapping[str, Any] = field(default_factory=dict)
     max_concurrent: int = 64
+    ahead: bool = False
     patience: int = 120
     lora: Mapping[str, Any] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
@@ -144,9 +147,10 @@ def build(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     for name, value in values.items():
         check_name("configuration key", name, tuple(fields))
         declared = str(fields[name].type)
-        allowed = Mapping if "Mapping" in declared else int if declared == "int" else str
+        allowed = Mapping if "Mapping" in declared else {"int": int, "bool": bool}.get(declared, str)
         optional = "None" in declared and value is None
-        if not optional and (not isinstance(value, allowed) or isinstance(value, bool)):
+        fits = isinstance(value, allowed) and isinstance(value, bool) == (allowed is bool)
+        if not optional and not fits:
             raise UsageError(f"{name}: {value!r} is not allowed. Allowed: {_say(allowed)}.")
     for name, spec in fields.items():
         required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
@@ -296,4 +300,4 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _say(kind: type) -> str:
-    return {"Mapping": "a mapping", "int": "an integer", "str": "a string"}[kind.__name__]
+    return {"Mapping": "a mapping", "int": "an integer", "bool": "true or false", "str": "a string"}[kind.__name__]

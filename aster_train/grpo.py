@@ -42,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         eval_env_kwargs=settings.eval_env_kwargs,
         policy_kwargs=settings.policy_kwargs,
         max_concurrent=settings.max_concurrent,
+        ahead=settings.ahead,
         patience=settings.patience,
         peft_config=lora_config(settings.lora),
     )

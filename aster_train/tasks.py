@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from trl.trainer.utils import RepeatSampler
 
@@ -18,10 +20,31 @@ class TaskSampler(RepeatSampler):
     TRL's own generator only ever goes on, so that a run resumed in its second epoch would go through the first again.
     """
 
+    epoch = 0
+
     def set_epoch(self, epoch: int) -> None:
         """Draw the order of this epoch; called by the trainer at its start."""
+        self.epoch = epoch
         if self.shuffle:
-            self.generator.manual_seed(int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0]))
+            self.generator.manual_seed(self._seed())
+
+    def following(self, batch: Sequence[int], rank: int, processes: int) -> list[int] | None:
+        """Return the batch that a process plays after this one, as positions of tasks; None after an epoch's last."""
+        order = list(range(self.num_samples))
+        if self.shuffle:
+            order = torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(self._seed())).tolist()
+        share = self.batch_size * self.mini_repeat_count // processes
+        found = False
+        for start in range(0, self.num_samples - self.batch_size + 1, self.batch_size):
+            all_of_it = [task for task in order[start : start + self.batch_size] for _ in range(self.mini_repeat_count)]
+            own = all_of_it[rank * share : (rank + 1) * share]
+            if found:
+                return own
+            found = own == list(batch)
+        return None
+
+    def _seed(self) -> int:
+        return int(np.random.SeedSequence((self.seed, self.epoch)).generate_state(1)[0])
 
 
 def as_dataset(tasks: TaskSet) -> Dataset:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is the seam; tests pin what is used of it
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
-from trl.models import unwrap_model_for_generation
 
 from aster_env.rollout import Policy, RolloutRunner
 from aster_env.tokenizers import as_tokenizer
 from aster_env.types import Trajectory
 from aster_train.advantages import group_relative, zero_variance
+from aster_train.ahead import Ahead, check_ahead
 from aster_train.check import check_arguments, check_count, check_length, updates_a_batch
 from aster_train.checkpoints import WholeCheckpoints
 from aster_train.engines import prepare_vllm
@@ -29,13 +26,14 @@ from aster_train.episodes import EpisodeFiles
 from aster_train.ledger import Ledger, Timed
 from aster_train.metrics import describe, summarize
 from aster_train.playing import play
-from aster_train.policies.hf import OPTIONS, HFPolicy
+from aster_train.policies.hf import OPTIONS
 from aster_train.policies.vllm import VLLMPolicy
+from aster_train.serving import Serving
 from aster_train.stopping import EXIT_CODE, Preempted, Stopping
 from aster_train.tasks import TaskSampler, as_dataset, environment_reward, training_row
 
 
-class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
+class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
     """GRPO on a Gymnasium tool-use environment.
 
     TRL repeats each task ``num_generations`` times; ``_rollout`` plays one episode for each, all on one event loop;
@@ -57,6 +55,7 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         policy_kwargs: of ``HFPolicy``: ``max_batch`` (``max_concurrent`` where it is left out) and
             ``max_cache_tokens``.
         max_concurrent: episodes that live at once in this process.
+        ahead: play the next batch while the model is updated on this one; see ``aster_train.ahead``.
         patience: seconds for which a batch is tried again of which not one episode could be played.
         **kwargs: see ``trl.GRPOTrainer``: ``callbacks``, ``optimizers``, ``peft_config``.
 
@@ -76,10 +75,13 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         policy: Policy | None = None,
         policy_kwargs: Mapping[str, Any] | None = None,
         max_concurrent: int = 64,
+        ahead: bool = False,
         patience: float = 120,
         **kwargs: Any,
     ) -> None:
         check_arguments(args, policy, policy_kwargs or {})
+        if ahead:
+            check_ahead(args, own_policy=policy is not None)
         options = {**OPTIONS, "max_batch": max_concurrent, **(policy_kwargs or {})}
         tokenizer = as_tokenizer(processing_class)
         settings = {**(env_kwargs or {}), "tokenizer": tokenizer}
@@ -101,6 +103,7 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
                 rollout_func=self._rollout,
                 **kwargs,
             )
+            self._ahead = Ahead() if ahead else None
             self.policy: Policy = policy or self._make_policy(tokenizer, options)
         except BaseException:
             self.close()
@@ -128,6 +131,9 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
 
     def close(self) -> None:
         """End every session, process and engine; calling it twice is harmless."""
+        if self._ahead:
+            self._give_up()
+            self._ahead.close()
         for runner in self._runners.values():
             runner.close()
         if isinstance(policy := getattr(self, "policy", None), VLLMPolicy):
@@ -171,6 +177,7 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, into a file of its own; the scores hold the metrics of the episodes, as ``eval_accuracy``."""
+        self._sync()
         self._files.begin("eval")
         self._evaluated = []
         scores: dict[str, float] = super().evaluate(*args, **kwargs)
@@ -180,41 +187,8 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         """Return TRL's sampler, in an order that a resumed run repeats."""
         theirs = super()._get_train_sampler(dataset)
         names = ("data_source", "mini_repeat_count", "batch_size", "repeat_count", "shuffle", "seed")
-        return TaskSampler(**{name: getattr(theirs, name) for name in names})
-
-    def _make_policy(self, tokenizer: Any, options: Mapping[str, int]) -> Policy:
-        sampling = {"temperature": self.args.temperature, "top_p": self.args.top_p, "seed": self.args.seed}
-        if self.use_vllm:
-            return VLLMPolicy(self.vllm_generation.llm, tokenizer, **sampling)
-        return HFPolicy(self.accelerator.unwrap_model(self.model), tokenizer, **sampling, **options)
-
-    @contextmanager
-    def _serving(self) -> Iterator[None]:
-        """Let the policy sample from the weights as they are.
-
-        All that is collective happens on entering and on leaving, which every process does once a batch: ZeRO-3's
-        parameters are gathered, a sleeping engine gets its weights. Between the two a process waits for no other,
-        however long its episodes.
-        """
-        if isinstance(self.policy, HFPolicy):
-            with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
-                try:
-                    yield
-                finally:
-                    # The weights will change, and the update needs the memory.
-                    self.policy.reset()
-        elif self.use_vllm and self.vllm_generation.enable_sleep_mode:
-            engine = self.vllm_generation
-            if engine._llm_weights_sleeping:
-                engine.sync_weights()
-            engine.llm.wake_up(tags=["kv_cache"])
-            try:
-                yield
-            finally:
-                engine.llm.sleep(level=2)
-                engine._llm_weights_sleeping = True
-        else:
-            yield
+        self._sampler = TaskSampler(**{name: getattr(theirs, name) for name in names})
+        return self._sampler
 
     def _rollout(self, prompts: Sequence[str], _trainer: Any = None) -> dict[str, Any]:
         """Play one episode for each task id; TRL's ``rollout_func``.
@@ -231,11 +205,12 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         runner, mode = self._runners[self._mode], self._mode
         tasks = [runner.envs[0].tasks.get(task_id) for task_id in prompts]
         batch = self._files.open(mode, self.state.global_step)
-        # Which batch of which kind, at which step and where: a resumed run counts the same.
-        place = (self.args.seed, 2 * batch + (mode == "eval"), self.state.global_step, self.accelerator.process_index)
-        seed = int(np.random.SeedSequence(place).generate_state(1)[0])
+        seed = self._seed(2 * batch + (mode == "eval"), self.state.global_step)
 
         def once() -> list[Trajectory]:
+            played = self._ahead.take(prompts) if self._ahead and mode == "train" else None
+            if played is not None:
+                return played
             with self._serving():
                 return runner.run(self.policy, tasks, seed)
 
@@ -243,22 +218,21 @@ class AsterGRPOTrainer(WholeCheckpoints, Timed, GRPOTrainer):
         self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)
         if mode == "train":
             seconds, generation, idle = self._clocks(runner) - started
+            if self._ahead:  # what is still waited for
+                generation, idle = seconds, 0.0
             self._ledger.add(seconds, generation, idle, self._trajectories)
+            self._play_ahead(prompts)
         rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {**columns, "reward": [t.reward for t in self._trajectories]}
 
-    def _clocks(self, runner: RolloutRunner) -> Any:
-        """Return, in seconds: the time, how long the policy's engine has worked, how long its loop has waited."""
-        return np.array([time.perf_counter(), getattr(self.policy, "seconds", 0.0), runner.idle])
-
-    def _give_up(self) -> None:
-        for runner in self._runners.values():
-            runner.cancel()
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play and score a batch, with the advantages of ``aster_train.advantages``; log it."""
+        self._sync()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._snapshot:
+            # The ratio of the update is to the weights that sampled. With vLLM, TRL's own correction says the same.
+            output["old_per_token_logps"] = output["sampling_per_token_logps"]
         device = output["advantages"].device
         local = torch.tensor([_or_nan(t.reward) for t in self._trajectories], device=device)
         rewards = self.accelerator.gather(local)

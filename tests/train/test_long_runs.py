@@ -28,11 +28,11 @@ TRAIN = {
 }  # fmt: skip
 
 
-def make_trainer(model, out, lora=None, patience=0, **train):
+def make_trainer(model, out, lora=None, patience=0, ahead=False, **train):
     """Return a trainer on an environment whose reward every model's samples vary in."""
     args = training_arguments(GRPOConfig, ASTER, {**TRAIN, "output_dir": str(out), **train})
     tokenizer = AutoTokenizer.from_pretrained(model)
-    options = {"env": "tests.train.parity:Parity-v0", "max_concurrent": 1, "patience": patience}
+    options = {"env": "tests.train.parity:Parity-v0", "max_concurrent": 1, "patience": patience, "ahead": ahead}
     return AsterGRPOTrainer(model, args, tokenizer, peft_config=lora_config(lora), **options)
 
 
