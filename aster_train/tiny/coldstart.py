@@ -35,7 +35,7 @@ READ_WELL = 0.992
 SOLVED_WELL, CHECKED = 0.94, 128
 """What the clean phase goes on for: this share of so many problems, solved greedily. A model that still misreads
 numbers after it keeps doing so: neither the mixture nor GRPO mends that."""
-ROUNDS = ((500, 3e-3), (250, 2e-3), (250, 2e-3))
+ROUNDS = ((400, 3e-3), (200, 2e-3), (200, 2e-3), (200, 2e-3))
 """Steps and learning rate of each round of the clean phase; most seeds need one or two."""
 CLEAN_EPISODES, MIXTURE_EPISODES = 2000, 1600
 SETTINGS: Mapping[str, Any] = {
