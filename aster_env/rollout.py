@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import time
@@ -263,8 +264,10 @@ class RolloutRunner:
 
     def cancel(self) -> None:
         """Give up the run that is going on, which then raises ``asyncio.CancelledError``; for handlers of signals."""
-        if self._task is not None:
-            self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        task = self._task  # another thread may be about to end it
+        if task is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
     def call(self, function: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run ``function`` on this runner's loop, to close a pool of one's own, say."""

@@ -15,16 +15,28 @@ from aster_env.types import Trajectory
 
 
 class Ahead:
-    """Holds at most one batch that is played ahead."""
+    """Holds at most one batch that is played ahead.
 
-    def __init__(self) -> None:
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "ahead")
+    Args:
+        device: of the engine; a thread of CUDA's has one of its own, which would be the first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "ahead", self._settle)
         self._tasks: Sequence[str] = ()
         self._batch: concurrent.futures.Future[list[Trajectory]] | None = None
 
     def start(self, tasks: Sequence[str], play: Callable[[], list[Trajectory]]) -> None:
         """Begin to play a batch of these tasks."""
+        self._settle()
         self._tasks, self._batch = tasks, self._thread.submit(play)
+
+    def _settle(self) -> None:
+        """Make the engine's device this thread's, and wait for weights that are on their way to it."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+            torch.cuda.synchronize(self._device)
 
     def take(self, tasks: Sequence[str]) -> list[Trajectory] | None:
         """Return the episodes of these tasks once they are played, or None if another batch was, or none.
@@ -65,6 +77,8 @@ def check_ahead(args: Any, *, own_policy: bool) -> None:
     reason = ""
     if own_policy:
         reason = "the policy is your own, and when its weights change is its own affair. Fix: leave 'ahead' out"
+    elif args.use_vllm and not args.vllm_importance_sampling_correction:
+        reason = "nothing would correct for the older weights. Fix: train.vllm_importance_sampling_correction true"
     elif args.use_vllm and args.vllm_enable_sleep_mode:
         reason = "the engine sleeps while the model is updated. Fix: train.vllm_enable_sleep_mode false"
     elif is_deepspeed_zero3_enabled() and not args.use_vllm:

@@ -28,7 +28,7 @@ def prepare() -> None:
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
 
 
-def prepare_vllm(*, half: bool) -> None:
+def prepare_vllm(dtype: str) -> None:
     """Make vLLM usable for training; call it before TRL makes an engine.
 
     The engine computes in the precision of the update. Left to itself, it would serve weights of 32 bits in 16, and
@@ -38,7 +38,7 @@ def prepare_vllm(*, half: bool) -> None:
     them; here they stay what they are. And a request with a seed ended it when its prompt was read in pieces.
 
     Args:
-        half: whether the update computes in 16 bits.
+        dtype: of the update: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -56,7 +56,7 @@ def prepare_vllm(*, half: bool) -> None:
         raise MissingExtraError("vllm", "vllm", "train.use_vllm") from error
     from trl.generation import vllm_generation
 
-    vllm_generation.LLM = functools.partial(LLM, dtype="auto" if half else "float32")
+    vllm_generation.LLM = functools.partial(LLM, dtype=dtype)
     if current_platform.is_cpu():
 
         def keep(layer: Any, remove_weight: bool) -> None:

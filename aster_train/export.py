@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -47,7 +48,7 @@ def export(source: str, target: str) -> str:
         raise UsageError(f"{target!r} is there already. Fix: name a folder that is not.")
     folder = _find(source)
     model = _load(folder)
-    staged = Path(f"{target}.partial")
+    staged = Path(f"{Path(target)}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     model.save_pretrained(staged)
     AutoTokenizer.from_pretrained(folder).save_pretrained(staged)
@@ -56,10 +57,17 @@ def export(source: str, target: str) -> str:
 
 
 def _find(source: str) -> Path:
-    for folder in (source, resume_from(source)):
+    last = resume_from(source)
+    # A run that was finished and then went on: what its last checkpoint holds is newer.
+    for folder in (last, source) if _step(last) > _step(source) else (source, last):
         if folder and any((Path(folder) / name).is_file() for name in ("config.json", "adapter_config.json")):
             return Path(folder)
     raise UsageError(f"{source!r} holds no model. Allowed: the output_dir of a run, or a checkpoint in it.")
+
+
+def _step(folder: str | None) -> int:
+    state = Path(folder or "") / "trainer_state.json"
+    return int(json.loads(state.read_text(encoding="utf-8"))["global_step"]) if folder and state.is_file() else -1
 
 
 def _load(folder: Path) -> Any:

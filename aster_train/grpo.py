@@ -9,7 +9,7 @@ from trl import GRPOConfig
 
 from aster_env.errors import AsterError
 from aster_train import engines
-from aster_train.checkpoints import resume_from
+from aster_train.checkpoints import is_finished, resume_together
 from aster_train.config import (
     ASTER,
     GRPOSettings,
@@ -33,6 +33,10 @@ def main(arguments: Sequence[str]) -> None:
     engines.prepare()
     model = find_model(settings.model, str(settings.train.get("output_dir", "")))
     args = training_arguments(GRPOConfig, ASTER, settings.train)
+    checkpoint = resume_together(args.output_dir)
+    if is_finished(checkpoint, args):
+        print(f"This run is finished; {checkpoint} holds its model. Fix: raise train.max_steps to go on.")
+        return
     trainer = AsterGRPOTrainer(
         model,
         args,
@@ -48,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))
     try:
-        trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(args.output_dir)
         trainer.save_state()
     finally:

@@ -40,13 +40,19 @@ class Ledger(TrainerCallback):
         self._restart()
 
     @contextmanager
-    def book(self, part: str) -> Iterator[None]:
-        """Book the seconds inside as ``part``, but for those that are booked as another further inside."""
-        before = self._turn_to(part)
+    def book(self, part: str, *, rollout: bool = False) -> Iterator[None]:
+        """Book the seconds inside as ``part``, but for those that are booked as another further inside.
+
+        Args:
+            part: one of ``PARTS``.
+            rollout: whether they are also part of ``time/rollout``.
+        """
+        before, started = self._turn_to(part), time.perf_counter()
         try:
             yield
         finally:
             self._turn_to(before)
+            self._rollout += rollout * (time.perf_counter() - started)
 
     def add(self, seconds: float, generation: float, idle: float, trajectories: Sequence[Trajectory]) -> None:
         """Divide the seconds of a rollout, which are overhead until then.

@@ -31,7 +31,7 @@ class Serving:
     vllm_generation: Any
     policy: Policy
     _runners: dict[str, RolloutRunner]
-    _sampler: TaskSampler
+    _sampler: TaskSampler | None = None
     _ledger: Ledger
     _ahead: Ahead | None = None
     _snapshot: Snapshot | None = None
@@ -79,17 +79,21 @@ class Serving:
         place = (self.args.seed, batch, step, self.accelerator.process_index)
         return int(np.random.SeedSequence(place).generate_state(1)[0])
 
-    def _play_ahead(self, prompts: Sequence[str]) -> None:
+    def _play_ahead(self, prompts: Sequence[str], batch: int) -> None:
         """Begin the batch after this one, with the weights that there are now."""
-        if self._ahead is None:
+        if self._ahead is None or self._sampler is None:
             return
+        # Where a step accumulates over several batches, the next may be of the same step.
+        cycle = self.args.steps_per_generation * self.args.num_iterations
+        same_step = (batch + 1) * cycle < self.args.gradient_accumulation_steps
+        step = self.state.global_step + (0 if same_step else updates_a_batch(self.args))
         runner = self._runners["train"]
         tasks, processes = runner.envs[0].tasks, self.accelerator.num_processes
         ids = [task.id for task in tasks]
         following = self._sampler.following([ids.index(i) for i in prompts], self.accelerator.process_index, processes)
-        if following is None or self.state.global_step + updates_a_batch(self.args) >= self.state.max_steps:
+        if following is None or step >= self.state.max_steps:
             return
-        seed = self._seed(0, self.state.global_step + updates_a_batch(self.args))
+        seed = self._seed(2 * (batch + 1) if same_step else 0, step)
         self._sync()
         self._ahead.start(
             [ids[n] for n in following], lambda: runner.run(self.policy, [tasks[n] for n in following], seed)
@@ -98,7 +102,7 @@ class Serving:
     def _sync(self) -> None:
         """Wait until nothing is played ahead, and sample from the weights as they are from here on."""
         if self._ahead:
-            with self._ledger.book("generation"):
+            with self._ledger.book("generation", rollout=True):
                 self._ahead.wait()
         if self._snapshot:
             self._snapshot.renew()

@@ -13,7 +13,7 @@ from aster_env.dialects import make_dialect
 from aster_env.errors import AsterError
 from aster_env.tokenizers import as_tokenizer
 from aster_train import engines
-from aster_train.checkpoints import WholeCheckpoints, resume_from
+from aster_train.checkpoints import WholeCheckpoints, is_finished, resume_together
 from aster_train.config import (
     SFT,
     SFTSettings,
@@ -38,23 +38,29 @@ def main(arguments: Sequence[str]) -> None:
     engines.prepare()
     model = find_model(settings.model, str(settings.train.get("output_dir", "")))
     args = training_arguments(SFTConfig, SFT, settings.train)
+    checkpoint = resume_together(args.output_dir)
+    if is_finished(checkpoint, args):
+        print(f"This run is finished; {checkpoint} holds its model. Fix: raise train.max_steps to go on.")
+        return
     tokenizer = load_tokenizer(model)
     dialect = make_dialect(settings.dialect, as_tokenizer(tokenizer))
     schemas = tool_schemas(settings.env, settings.env_kwargs, dialect) if settings.env else {}
     examples = read_examples(settings.data, dialect, args.max_length, schemas)
     if args.process_index == 0:
         print(examples.report())
-    train(model, tokenizer, args, examples, lora_config(settings.lora))
+    train(model, tokenizer, args, examples, lora_config(settings.lora), checkpoint)
     # Left to the interpreter's exit, the threads of several processes now and then abort one that had succeeded.
     PartialState().destroy_process_group()
 
 
-def train(model: Any, tokenizer: Any, args: SFTConfig, examples: Examples, lora: Any = None) -> None:
+def train(
+    model: Any, tokenizer: Any, args: SFTConfig, examples: Examples, lora: Any = None, checkpoint: str | None = None
+) -> None:
     """Train ``model`` (or the one of that name) on examples, the loss on its own tokens alone, and save it."""
     args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
     trainer = _Trainer(model, args, train_dataset=examples.dataset(), processing_class=tokenizer, peft_config=lora)
     show_progress(trainer, ("loss", "mean_token_accuracy", "learning_rate"))
-    trainer.train(resume_from_checkpoint=resume_from(args.output_dir))
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(args.output_dir)
     trainer.save_state()
 

@@ -19,28 +19,25 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Preempted(Exception):
-    """SIGTERM came while episodes were played; they are given up, on every process."""
+    """SIGTERM came; raised on every process, where a checkpoint can be resumed from."""
 
 
 class Stopping(TrainerCallback):
     """Ends a run on SIGTERM.
 
     Episodes that are being played are given up; updates on a batch of episodes that has begun are finished, for a
-    resumed run could not repeat them. Which process the signal reached makes no difference.
+    resumed run could not repeat them. A process that the signal did not reach plays its batch to the end before it
+    learns of it; launchers send it to all.
 
     Args:
         updates: optimizer steps on one batch of episodes: a checkpoint between two batches can be resumed from.
         interrupt: called in the signal's handler, when a batch of episodes may be given up.
-
-    Attributes:
-        ended: whether the run ends because of a SIGTERM.
     """
 
     def __init__(self, updates: int, interrupt: Callable[[], None]) -> None:
         self._updates, self._interrupt = updates, interrupt
         self._requested = threading.Event()
         self._step = 0
-        self.ended = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
@@ -58,12 +55,16 @@ class Stopping(TrainerCallback):
         """Sleep, but not past a SIGTERM."""
         self._requested.wait(seconds)
 
+    def requested(self) -> bool:
+        """Whether SIGTERM reached this process and what it does now may be given up."""
+        return self._requested.is_set() and self.between_batches()
+
     def agreed(self) -> bool:
         """Return whether SIGTERM reached any process. Collective: every process must call it."""
         return any(gather_object([self._requested.is_set()]))
 
     def between_batches(self) -> bool:
-        """Whether the step that runs is the first one on a batch of episodes."""
+        """Whether no update on the current batch of episodes is done yet, or all of them are."""
         return self._step % self._updates == 0
 
     def restore(self) -> None:
@@ -87,11 +88,15 @@ class Stopping(TrainerCallback):
         self._step = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Save and end, where a run can be resumed and is not over."""
+        """End the run where it can be resumed and is not over.
+
+        Raises:
+            Preempted: SIGTERM came. Control flags would have an evaluation come first, and other callbacks undo them.
+        """
         self._note()
-        if self.agreed() and state.global_step % self._updates == 0 and state.global_step < state.max_steps:
-            self.ended = True
-            control.should_save = control.should_training_stop = True
+        self._step = state.global_step
+        if self.agreed() and self.between_batches() and self._step < state.max_steps:
+            raise Preempted
 
     def _note(self) -> None:
         devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

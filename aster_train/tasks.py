@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl.trainer.utils import RepeatSampler
 
 from aster_env.tasks import TaskSet
 from aster_env.types import StopReason, Trajectory
+
+
+class Epochs(TrainerCallback):
+    """Tells a sampler which epoch begins.
+
+    The data loaders' own wrappers do not hand it down on several processes, where a run resumes in an epoch.
+
+    Args:
+        sampler: returns the sampler in use.
+    """
+
+    def __init__(self, sampler: Callable[[], TaskSampler | None]) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the epoch's order."""
+        sampler = self._sampler()
+        if sampler is not None:
+            sampler.set_epoch(int(state.epoch + 1e-6))
 
 
 class TaskSampler(RepeatSampler):

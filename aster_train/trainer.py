@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from aster_train.policies.hf import OPTIONS
 from aster_train.policies.vllm import VLLMPolicy
 from aster_train.serving import Serving
 from aster_train.stopping import EXIT_CODE, Preempted, Stopping
-from aster_train.tasks import TaskSampler, as_dataset, environment_reward, training_row
+from aster_train.tasks import Epochs, TaskSampler, as_dataset, environment_reward, training_row
 
 
 class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
@@ -103,7 +104,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
                 rollout_func=self._rollout,
                 **kwargs,
             )
-            self._ahead = Ahead() if ahead else None
+            self._ahead = Ahead(self.accelerator.device) if ahead else None
             self.policy: Policy = policy or self._make_policy(tokenizer, options)
         except BaseException:
             self.close()
@@ -112,7 +113,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         self._patience = patience
         self._ledger = Ledger(self._metrics["train"])
         self._stopping = Stopping(updates_a_batch(args), self._give_up)
-        for callback in (self._ledger, self._stopping):
+        for callback in (self._ledger, self._stopping, Epochs(lambda: self._sampler)):
             self.add_callback(callback)
 
     def _check_runners(self, args: GRPOConfig, options: Mapping[str, int] | None) -> dict[str, Dataset]:
@@ -125,7 +126,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
         check_count(len(datasets["train"]), args)
         if args.use_vllm:
-            prepare_vllm(half=args.bf16 or args.fp16)
+            prepare_vllm("bfloat16" if args.bf16 else "float16" if args.fp16 else "float32")
             args.vllm_max_model_length = args.vllm_max_model_length or longest
         return datasets
 
@@ -147,33 +148,43 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         """
         with self._stopping.listen():
             try:
-                result = super().train(*args, **kwargs)
+                return super().train(*args, **kwargs)
             except Preempted:
                 self._stopping.restore()
                 self._save_checkpoint(self.model, trial=None)
-            else:
-                if not self._stopping.ended:
-                    return result
         if self.accelerator.is_main_process:
             print(f"SIGTERM: saved checkpoint-{self.state.global_step}. The same command goes on from there.")
         sys.exit(EXIT_CODE)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Compute a micro-batch's gradients; see ``transformers.Trainer``.
+        """Compute a micro-batch's gradients; see ``transformers.Trainer``."""
+        with self._ledger.book("train"):
+            gradients: torch.Tensor = super().training_step(*args, **kwargs)
+        return gradients
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute a micro-batch's loss; see ``trl.GRPOTrainer``.
 
         Raises:
-            FloatingPointError: the loss is no number; before the weights are touched, on every process.
+            FloatingPointError: it is no number; before any gradient, on every process.
         """
-        with self._ledger.book("train"):
-            loss: torch.Tensor = super().training_step(*args, **kwargs)
-            finite = bool(self.accelerator.gather(loss.detach().isfinite().view(1)).all())
-        if not finite:
-            raise FloatingPointError(
-                f"The loss of step {self.state.global_step + 1} is {loss.item():g} on process "
-                f"{self.accelerator.process_index}. The weights are those of the step before, and no checkpoint is "
-                "touched. Fix: lower train.learning_rate or train.max_grad_norm; the same command resumes."
-            )
+        loss = super().compute_loss(*args, **kwargs)
+        self._check_finite("loss", self.accelerator.gather(loss.detach().view(1)))
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if isinstance(norm, torch.Tensor):  # DeepSpeed has stepped by then, and skips a step that overflows by itself
+            self._check_finite("gradient", norm)
+        return norm
+
+    def _check_finite(self, what: str, values: torch.Tensor) -> None:
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f"The {what} of step {self.state.global_step + 1} is {values.sum().item():g}. The weights are those of "
+                "the step before, and no checkpoint is touched. Fix: lower train.learning_rate or "
+                "train.max_grad_norm; the same command resumes."
+            )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, into a file of its own; the scores hold the metrics of the episodes, as ``eval_accuracy``."""
@@ -212,6 +223,8 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             if played is not None:
                 return played
             with self._serving():
+                if self._stopping.requested():
+                    raise asyncio.CancelledError
                 return runner.run(self.policy, tasks, seed)
 
         started = self._clocks(runner)
@@ -221,7 +234,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             if self._ahead:  # what is still waited for
                 generation, idle = seconds, 0.0
             self._ledger.add(seconds, generation, idle, self._trajectories)
-            self._play_ahead(prompts)
+            self._play_ahead(prompts, batch)
         rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {**columns, "reward": [t.reward for t in self._trajectories]}
@@ -251,12 +264,14 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             self._evaluated += rows
         summary = summarize(rows)
         summary["groups_without_variance"] = flat.float().mean().item()
-        if "old_per_token_logps" in output and "sampling_per_token_logps" in output:
+        if not self._snapshot and "old_per_token_logps" in output and "sampling_per_token_logps" in output:
             # What was sampled is what is trained: the update's own forward pass gives the sampler's probabilities.
             difference = (output["old_per_token_logps"] - output["sampling_per_token_logps"]).abs()
             sampled = (output["completion_mask"] * output["tool_mask"]).bool()
-            if sampled.any():
-                summary["sampling/logprob_difference_max"] = difference[sampled].max().item()
+            worst = difference[sampled].max() if sampled.any() else difference.new_tensor(float("nan"))
+            everywhere = self.accelerator.gather(worst.view(1))
+            if not everywhere.isnan().all():
+                summary["sampling/logprob_difference_max"] = float(np.nanmax(everywhere.cpu().numpy()))
         for name, value in summary.items():
             metrics[name].append(value)
 

@@ -72,7 +72,12 @@ def report(results: Mapping[str, Sequence[Mapping[str, float]]], episodes: int) 
         bound = f"{mean(ours, name):.2f}" if name else ""
         print(f"| {part} | {mean(ours, str(part)):.2f} | | {label} | {bound} |")
     ratios = sorted(their["step"] / our["step"] for our, their in zip(ours, theirs, strict=True))
-    print(f"\nStep for step, TRL's loop took {ratios[0]:.1f} to {ratios[-1]:.1f} times as long.\n")
+    shares = sorted(max(step["alone"], step["longest"]) / step["rollout"] for step in ours)
+    costs = sorted(step["overhead"] / step["step"] for step in ours)
+    print(
+        f"\nStep for step: TRL's loop took {ratios[0]:.1f} to {ratios[-1]:.1f} times as long; {shares[0]:.0%} to "
+        f"{shares[-1]:.0%} of what is possible was reached; overhead was {costs[0]:.1%} to {costs[-1]:.1%}.\n"
+    )
     ratio = mean(theirs, "step") / mean(ours, "step")
     reached = sum(max(step["alone"], step["longest"]) for step in ours) / sum(step["rollout"] for step in ours)
     overhead = mean(ours, "overhead") / mean(ours, "step")

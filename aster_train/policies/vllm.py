@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -76,7 +77,10 @@ class VLLMPolicy:
         if request.max_new_tokens < 1:
             return Completion((), (), "length")
         name = str(next(_NAMES))
-        self._timed(self.engine.add_request, name, {"prompt_token_ids": list(request.ids)}, self._sampling(request))
+        try:
+            self._timed(self.engine.add_request, name, {"prompt_token_ids": list(request.ids)}, self._sampling(request))
+        except Exception as error:
+            raise PolicyError(f"The vLLM engine refused a request: {type(error).__name__}: {error}") from error
         future = self._waiting[name] = asyncio.get_running_loop().create_future()
         if self._driver is None or self._driver.done():
             self._driver = asyncio.create_task(self._drive())
@@ -84,7 +88,8 @@ class VLLMPolicy:
             return _completion(await future)
         finally:
             if self._waiting.pop(name, None) is not None:
-                self.engine.abort_request([name])
+                with contextlib.suppress(Exception):  # of an engine that has failed, which is what is to be said
+                    self.engine.abort_request([name])
 
     async def release(self, episode: str) -> None:
         """Do nothing: the engine evicts what is not used, and a request that is cancelled is aborted."""

@@ -94,6 +94,8 @@ def environment(options: argparse.Namespace) -> dict[str, Any]:
         "max_tokens": MAX_TOKENS,
         "max_tool_calls": MAX_CALLS,
         "timeout": TIMEOUT,
+        # Forked while others wait or the model is trained, instead of all at once when the first calls come.
+        "pool_options": {"spares": options.episodes},
     }
 
 

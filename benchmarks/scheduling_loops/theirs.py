@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -28,10 +29,14 @@ MARK = "MARK"
 
 
 class Session:
-    """An environment whose public method is the tool: the same tool, on the same kind of pool."""
+    """An environment whose public method is the tool: the same tool, on the same kind of pool.
 
-    def __init__(self) -> None:
-        self._slow = loops.run(_open_tool())
+    Args:
+        pool_options: of the pool.
+    """
+
+    def __init__(self, pool_options: Mapping[str, Any]) -> None:
+        self._slow = loops.run(_open_tool(pool_options))
 
     def reset(self, task_id: str, **row: Any) -> None:
         """Start an episode; those of a batch begin in its order."""
@@ -47,8 +52,8 @@ class Session:
         return str(loops.run(self._slow(code=code)).text)
 
 
-async def _open_tool() -> Slow:
-    return Slow(PythonTool(lease_pool("zygote"), timeout=TIMEOUT))
+async def _open_tool(pool_options: Mapping[str, Any]) -> Slow:
+    return Slow(PythonTool(lease_pool("zygote", **pool_options), timeout=TIMEOUT))
 
 
 def run(options: argparse.Namespace, out: str) -> list[dict[str, float]]:
@@ -70,7 +75,7 @@ def run(options: argparse.Namespace, out: str) -> list[dict[str, float]]:
         args=arguments(options, out, **own),
         processing_class=tokenizer,
         train_dataset=rows(options),
-        environment_factory=Session,
+        environment_factory=partial(Session, environment(options)["pool_options"]),
     )
     clock = Clock()
     trainer.add_callback(clock)

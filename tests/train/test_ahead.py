@@ -34,7 +34,7 @@ def test_the_batch_after_one_is_what_the_sampler_yields_next(tasks, group, proce
 
 
 def test_a_batch_of_other_tasks_is_not_taken_for_this_one():
-    ahead = Ahead()
+    ahead = Ahead(torch.device("cpu"))
     assert ahead.take(["a"]) is None
     ahead.start(["a", "b"], lambda: ["episodes"])
     assert ahead.take(["b", "a"]) is None

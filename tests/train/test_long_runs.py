@@ -98,13 +98,13 @@ def resumed(make, **options):
 
 
 def test_sigterm_while_episodes_are_played_saves_and_the_resumed_run_is_the_unbroken_one(make, whole, tmp_path, capsys):
-    trainer = make(save_steps=100)
+    trainer, handler = make(save_steps=100), signal.getsignal(signal.SIGTERM)
     on_rollout(trainer, 2, terminate)
     with pytest.raises(SystemExit) as ended:
         trainer.train()
     assert ended.value.code == 128 + signal.SIGTERM
     assert "SIGTERM: saved checkpoint-4. The same command goes on" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert [p.name for p in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-4"]
     assert same(resumed(make, save_steps=100), whole)
 

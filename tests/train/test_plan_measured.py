@@ -130,7 +130,7 @@ def measure_saved(model, training):
 MODES = {"fp32": {"bf16": False}, "autocast": {}, "bf16": {"zero": 3}}
 
 
-@pytest.mark.parametrize("shape", [(1, 384), (3, 128)], ids=["1x384", "3x128"])
+@pytest.mark.parametrize("shape", [(1, 384), pytest.param((3, 128), marks=pytest.mark.slow)], ids=["1x384", "3x128"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["all", "checkpoints"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -281,11 +281,13 @@ def test_the_sessions_of_the_plan_are_those_of_the_benchmark():
 @pytest.mark.skipif(sys.platform != "linux", reason="the pool that is measured needs Linux")
 def test_idle_sessions_are_as_planned():
     async def main():
+        others = set(next(iter(below(os.getpid())), ()))  # processes of other tests
         async with open_pool("zygote", spares=0, shards=1) as pool:
             kernels = [await pool.start() for _ in range(24)]
             for kernel in kernels:
                 assert (await kernel.execute("1 + 1")).value == "2"
-            generations = below(os.getpid())
+            (keeper,) = set(below(os.getpid())[0]) - others
+            generations = [[keeper], *below(keeper)]
             rows = [(private_mb(pid), pss_mb(pid)) for pid in generations[2]]
             others = [pss_mb(pid) for pid in itertools.chain(*generations[:2])]
         return len(kernels), rows, others

@@ -76,6 +76,7 @@ def optimizer_of(zero, stage: int) -> int:
     return sizes_of([*masters, *moments])
 
 
+@pytest.mark.slow
 @pytest.mark.deepspeed
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 def test_each_of_two_processes_holds_what_is_planned(tmp_path):

@@ -31,7 +31,7 @@ def served(tmp_path_factory):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = make_embedded(str(tmp_path_factory.mktemp("model")))
-    prepare_vllm(half=False)
+    prepare_vllm("float32")
     from vllm import LLM
 
     llm = LLM(folder, max_model_len=LENGTH, max_num_seqs=8, logprobs_mode="processed_logprobs", dtype="float32",
