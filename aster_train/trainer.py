@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is the seam; tests pin what is used of it
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
