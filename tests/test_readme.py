@@ -34,6 +34,12 @@ def test_the_sessions_tables_are_those_of_the_kept_numbers():
     assert report.contestants_table(kept) in README
 
 
+def test_the_scheduling_table_is_that_of_the_kept_numbers():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "scheduling.json").read_text(encoding="utf-8"))
+    for name, measured, goal, reached in kept["goals"]:
+        assert f"| {name} | {measured} | {goal} | {'yes' if reached else 'no'} |" in README
+
+
 def test_every_file_it_names_exists():
     for name in re.findall(r"(?:aster_train|aster_env|benchmarks|envs)/[\w/]+\.(?:py|yaml)", README):
         assert (ROOT / name).is_file(), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -15,11 +16,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 
-from aster_env.errors import InfrastructureError, PolicyError
+from aster_env.errors import InfrastructureError, JudgeError, PolicyError
+from aster_env.rollout import Completion
 from aster_train.checkpoints import resume_from
 from aster_train.config import ASTER, lora_config, training_arguments
 from aster_train.export import export
+from aster_train.serving import Serving
 from aster_train.trainer import AsterGRPOTrainer
+from benchmarks.kernels.measure import below
 from tests.train.support import save_model
 
 TRAIN = {
@@ -206,6 +210,62 @@ def test_an_engine_that_stays_down_ends_the_run_after_its_patience_and_loses_no_
     assert same(resumed(make), whole)
 
 
+def test_a_judge_that_is_down_for_a_while_is_waited_for(make, whole):
+    trainer = make(patience=60)
+    env, until = trainer._runners["train"].envs[0], []
+    judge = env.reward
+
+    class Down:
+        async def __call__(self, task, trajectory):
+            if trainer.state.global_step == 2:
+                until.append(until[0] if until else time.monotonic() + 1.5)
+                if time.monotonic() < until[0]:
+                    raise JudgeError("the judge answers 503")
+            return await judge(task, trajectory)
+
+        async def close(self):
+            await judge.close()
+
+    env.reward = Down()
+    trainer.train()
+    assert same(weights(trainer), whole)
+
+
+def test_a_kernel_pool_that_dies_costs_episodes_and_not_the_run(tmp_path):
+    from tests.train.test_trl_contract import make_trainer as on_sessions
+
+    class CallsOnce:
+        """Calls Python in its first turn, and answers in its second; kills the pool before the third batch."""
+
+        async def generate(self, request):
+            first = "tool_response" not in trainer._tokenizer.decode(request.ids)
+            if trainer.state.global_step == 4 and not killed:
+                pools = set(below(os.getpid())[0]) - others
+                killed.extend(pid for pool in pools for pids in below(pool) for pid in pids)
+                for pid in killed:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            call = '<tool_call>\n{"name": "python", "arguments": {"code": "1"}}\n</tool_call>'
+            ids = trainer._tokenizer.encode((call if first else "\\boxed{1}") + "<|im_end|>")
+            return Completion(tuple(ids), (-1.0,) * len(ids))
+
+        async def release(self, episode):
+            pass
+
+    killed, others = [], set(next(iter(below(os.getpid())), ()))
+    trainer = on_sessions(tmp_path, policy=CallsOnce(), max_steps=8, patience=60)
+    try:
+        trainer.train()
+    finally:
+        trainer.close()
+    assert killed
+    batches = [row for row in trainer.state.log_history if "tools/calls_mean" in row]
+    assert len(batches) == 4
+    assert [row["masked_episodes"] for row in batches[:2]] == [0, 0]
+    assert batches[3]["masked_episodes"] == 0
+    assert batches[3]["tools/calls_mean"] == 1
+
+
 def test_sigterm_does_not_wait_for_the_patience(make):
     trainer = make(patience=1000)
 
@@ -231,8 +291,6 @@ def test_a_tool_that_never_comes_back_masks_its_episode(make):
     generate, asked = trainer.policy.generate, []
 
     async def call_first(request):
-        from aster_env.rollout import Completion
-
         asked.append(request)
         return Completion(ids, (-1.0,) * len(ids)) if len(asked) == 1 else await generate(request)
 
@@ -241,6 +299,39 @@ def test_a_tool_that_never_comes_back_masks_its_episode(make):
     assert sum(row.get("masked_episodes", 0) for row in trainer.state.log_history) == 1
     first = json.loads(next((Path(trainer.args.output_dir) / "trajectories").iterdir()).read_text().splitlines()[0])
     assert "did not come back within 0.2 s" in first["error"]
+
+
+def test_a_sleeping_engine_gets_its_weights_before_it_samples_and_sleeps_again():
+    said = []
+
+    class Engine:
+        enable_sleep_mode, _llm_weights_sleeping = True, True
+
+        def __init__(self):
+            self.llm = self
+
+        def sync_weights(self):
+            said.append("weights")
+            self._llm_weights_sleeping = False
+
+        def wake_up(self, tags):
+            said.append(tags)
+
+        def sleep(self, level):
+            said.append(level)
+
+    trainer = Serving()
+    trainer.policy, trainer.use_vllm, trainer.vllm_generation = object(), True, Engine()
+
+    def play():
+        with trainer._serving():
+            said.append("episodes")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        play()
+    assert said == ["weights", ["kv_cache"], "episodes", 2]
+    assert trainer.vllm_generation._llm_weights_sleeping
 
 
 def test_old_checkpoints_are_pruned_and_the_best_by_held_out_score_is_kept(make, tmp_path, monkeypatch):
