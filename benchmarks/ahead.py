@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,9 @@ def train(model: Path, steps: int, ahead: bool) -> dict[str, float]:
         command = [sys.executable, str(ROOT / "aster_train" / "grpo.py")]
         command += ["--config", str(ROOT / "aster_train" / "configs" / "tiny_demo.yaml"), "--model", str(model)]
         command += ["--output_dir", out, "--max_steps", str(steps), "--ahead", str(ahead).lower()]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        # One thread each for playing and for training, in both ways.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
         log = json.loads(Path(out, "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     rows = [row for row in log if "accuracy" in row]
     tenth = max(1, len(rows) // 10)

@@ -40,6 +40,11 @@ def test_the_scheduling_table_is_that_of_the_kept_numbers():
         assert f"| {name} | {measured} | {goal} | {'yes' if reached else 'no'} |" in README
 
 
+def test_what_playing_ahead_gains_is_what_was_kept():
+    kept = json.loads((ROOT / "benchmarks" / "results" / "ahead.json").read_text(encoding="utf-8"))
+    assert f"{kept['ratio']:.2f} times the steps a second" in README
+
+
 def test_every_file_it_names_exists():
     for name in re.findall(r"(?:aster_train|aster_env|benchmarks|envs)/[\w/]+\.(?:py|yaml)", README):
         assert (ROOT / name).is_file(), name
