@@ -64,6 +64,9 @@ class Snapshot:
     def __init__(self, model: Any) -> None:
         self._source = model
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        for module in self.model.modules():
+            # What TRL and accelerate have put in place of a class's own leads back to the model that is updated.
+            module.__dict__.pop("forward", None)
 
     def renew(self) -> None:
         """Copy the model's weights as they are now."""

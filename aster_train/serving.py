@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import numpy as np
 from trl.models import unwrap_model_for_generation
 
 from aster_env.rollout import Policy, RolloutRunner
+from aster_env.types import Trajectory
 from aster_train.ahead import Ahead, Snapshot
 from aster_train.check import updates_a_batch
 from aster_train.ledger import Ledger
@@ -54,7 +55,10 @@ class Serving:
         parameters are gathered, a sleeping engine gets its weights. Between the two a process waits for no other,
         however long its episodes.
         """
-        if isinstance(self.policy, HFPolicy):
+        if self._snapshot:
+            with self._sampling():
+                yield
+        elif isinstance(self.policy, HFPolicy):
             with unwrap_model_for_generation(self.model_wrapped, self.accelerator):
                 try:
                     yield
@@ -74,13 +78,18 @@ class Serving:
         else:
             yield
 
+    def _sampling(self) -> AbstractContextManager[Any]:
+        """Compute in the update's precision: a snapshot has it not from ``accelerate``, and a thread has its own."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast() if self._snapshot else nullcontext()
+        return context
+
     def _seed(self, batch: int, step: int) -> int:
         """Return a seed: which batch of which kind, at which step and where; a resumed run counts the same."""
         place = (self.args.seed, batch, step, self.accelerator.process_index)
         return int(np.random.SeedSequence(place).generate_state(1)[0])
 
     def _play_ahead(self, prompts: Sequence[str], batch: int) -> None:
-        """Begin the batch after this one, with the weights that there are now."""
+        """Begin the batch after this one, with the weights of the last ``_sync``."""
         if self._ahead is None or self._sampler is None:
             return
         # Where a step accumulates over several batches, the next may be of the same step.
@@ -89,15 +98,17 @@ class Serving:
         step = self.state.global_step + (0 if same_step else updates_a_batch(self.args))
         runner = self._runners["train"]
         tasks, processes = runner.envs[0].tasks, self.accelerator.num_processes
-        ids = [task.id for task in tasks]
-        following = self._sampler.following([ids.index(i) for i in prompts], self.accelerator.process_index, processes)
+        place = {task.id: n for n, task in enumerate(tasks)}
+        following = self._sampler.following([place[i] for i in prompts], self.accelerator.process_index, processes)
         if following is None or step >= self.state.max_steps:
             return
-        seed = self._seed(2 * (batch + 1) if same_step else 0, step)
-        self._sync()
-        self._ahead.start(
-            [ids[n] for n in following], lambda: runner.run(self.policy, [tasks[n] for n in following], seed)
-        )
+        seed, chosen = self._seed(2 * (batch + 1) if same_step else 0, step), [tasks[n] for n in following]
+
+        def run() -> list[Trajectory]:
+            with self._sampling():
+                return runner.run(self.policy, chosen, seed)
+
+        self._ahead.start([task.id for task in chosen], run)
 
     def _sync(self) -> None:
         """Wait until nothing is played ahead, and sample from the weights as they are from here on."""

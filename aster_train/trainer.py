@@ -1,4 +1,4 @@
-"""AsterGRPOTrainer: TRL's GRPO trainer with our episodes and our advantages; the only file that subclasses TRL."""
+"""AsterGRPOTrainer: TRL's GRPO trainer with our episodes and our advantages; the only file that subclasses it."""
 
 from __future__ import annotations
 
@@ -174,17 +174,22 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         return loss
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip the gradients; see ``transformers.Trainer``.
+
+        Raises:
+            FloatingPointError: their norm, the same on every process, is no number. DeepSpeed has taken the step by
+                then, but it is not saved. Where fp16 is scaled, such steps are part of finding the scale, and skipped.
+        """
         norm = super()._clip_grad_norm(model)
-        if isinstance(norm, torch.Tensor):  # DeepSpeed has stepped by then, and skips a step that overflows by itself
-            self._check_finite("gradient", norm)
+        if norm is not None and self.accelerator.mixed_precision != "fp16":
+            self._check_finite("gradient", torch.as_tensor(norm))
         return norm
 
     def _check_finite(self, what: str, values: torch.Tensor) -> None:
         if not values.isfinite().all():
             raise FloatingPointError(
-                f"The {what} of step {self.state.global_step + 1} is {values.sum().item():g}. The weights are those of "
-                "the step before, and no checkpoint is touched. Fix: lower train.learning_rate or "
-                "train.max_grad_norm; the same command resumes."
+                f"The {what} of step {self.state.global_step + 1} is {values.sum().item():g}. No checkpoint is "
+                "touched. Fix: lower train.learning_rate or train.max_grad_norm; the same command resumes."
             )
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -232,8 +237,6 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)
         if mode == "train":
             seconds, generation, idle = self._clocks(runner) - started
-            if self._ahead:  # what is still waited for
-                generation, idle = seconds, 0.0
             self._ledger.add(seconds, generation, idle, self._trajectories)
             self._play_ahead(prompts, batch)
         rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
@@ -242,7 +245,8 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """Play and score a batch, with the advantages of ``aster_train.advantages``; log it."""
-        self._sync()
+        if self._mode == "train":
+            self._sync()
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         if self._snapshot:
             # The ratio of the update is to the weights that sampled. With vLLM, TRL's own correction says the same.

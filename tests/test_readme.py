@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.kernels import report
 
@@ -38,6 +39,9 @@ def test_the_scheduling_table_is_that_of_the_kept_numbers():
     kept = json.loads((ROOT / "benchmarks" / "results" / "scheduling.json").read_text(encoding="utf-8"))
     for name, measured, goal, reached in kept["goals"]:
         assert f"| {name} | {measured} | {goal} | {'yes' if reached else 'no'} |" in README
+    waits, plays = (mean(step[part] for step in kept["steps"]["aster"]) for part in ("waits turn by turn", "rollout"))
+    assert f"would wait {waits:.1f} s a step" in README
+    assert f"plays a whole batch in {plays:.1f} s" in README
 
 
 def test_what_playing_ahead_gains_is_what_was_kept():

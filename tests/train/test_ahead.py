@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
 
 from aster_env.errors import UsageError
 from aster_train.ahead import Ahead
-from aster_train.tasks import TaskSampler
-from tests.train.test_long_runs import make, make_trainer, on_rollout, resumed, terminate, weights  # noqa: F401
+from aster_train.checkpoints import resume_from
+from aster_train.tasks import Epochs, TaskSampler
+from tests.train.test_long_runs import make, make_trainer, terminate, weights  # noqa: F401
 
 
 @given(
@@ -33,6 +36,19 @@ def test_the_batch_after_one_is_what_the_sampler_yields_next(tasks, group, proce
             assert sampler.following(this, rank, processes) == following
 
 
+def test_an_epoch_that_begins_within_a_resumed_run_has_its_own_order():
+    sampler = TaskSampler(range(9), mini_repeat_count=1, batch_size=3, seed=5)
+    orders = {}
+    for epoch in (0, 1, 1.5, 2):
+        Epochs(lambda: sampler).on_epoch_begin(None, SimpleNamespace(epoch=epoch), None)
+        orders[epoch] = list(sampler)
+    assert orders[1] == orders[1.5]
+    assert len({tuple(order) for order in orders.values()}) == 3
+    fresh = TaskSampler(range(9), mini_repeat_count=1, batch_size=3, seed=5)
+    fresh.set_epoch(2)
+    assert list(fresh) == orders[2]
+
+
 def test_a_batch_of_other_tasks_is_not_taken_for_this_one():
     ahead = Ahead(torch.device("cpu"))
     assert ahead.take(["a"]) is None
@@ -48,51 +64,72 @@ def test_a_batch_of_other_tasks_is_not_taken_for_this_one():
     ahead.close()
 
 
-def test_episodes_are_played_beside_the_update_with_the_weights_before_it(make):  # noqa: F811
+def logprobs(folder, parameters, output):
+    """Return the log-probabilities of a batch's sampled tokens under these weights, computed apart from the trainer."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model.load_state_dict(parameters, strict=False)
+    ids = torch.cat([output["prompt_ids"], output["completion_ids"]], 1)
+    mask = torch.cat([output["prompt_mask"], output["completion_mask"]], 1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = model(ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
+    taken = logits[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+    return taken[:, -output["completion_ids"].shape[1] :]
+
+
+def test_episodes_are_sampled_beside_the_update_from_the_weights_before_it(make, tmp_path):  # noqa: F811
     one = make(ahead=True, num_generations=4)
-    threads, logs = [], []
-    run = one._runners["train"].run
+    threads, began, batches = [], [], []
+    run, score = one._runners["train"].run, one._generate_and_score_completions
 
     def watched(*args, **kwargs):
         threads.append(threading.current_thread().name)
         return run(*args, **kwargs)
 
-    one._runners["train"].run = watched
-    score = one._generate_and_score_completions
-
     def scored(inputs):
-        before = weights(one)
-        output = score(inputs)
-        mask = (output["completion_mask"] * output["tool_mask"]).bool()
-        # Of the second batch on, the weights that sampled are those from before the last two updates.
-        with torch.no_grad():
-            now, _, _ = one._get_per_token_logps_and_entropies(
-                one.model,
-                torch.cat([output["prompt_ids"], output["completion_ids"]], 1),
-                torch.cat([output["prompt_mask"], output["completion_mask"]], 1),
-                output["completion_ids"].shape[1],
-            )
-        logs.append((now - output["old_per_token_logps"])[mask].abs().max().item())
-        assert torch.equal(output["old_per_token_logps"], output["sampling_per_token_logps"])
-        assert before.keys() == weights(one).keys()
-        return output
+        began.append(weights(one))
+        batches.append(score(inputs))
+        return batches[-1]
 
-    one._generate_and_score_completions = scored
+    one._runners["train"].run, one._generate_and_score_completions = watched, scored
     one.train()
-    # Two batches an epoch; the first of each waits for the epoch before to end.
-    assert len(logs) == 4
-    assert max(logs[::2]) < 1e-4 < 1e-3 < min(logs[1::2])
-    assert "MainThread" in threads
-    assert any(name.startswith("ahead") for name in threads)
+    # Two batches an epoch: the first waits for the epoch before to end, the second is played beside its updates.
+    assert [name.partition("_")[0] for name in threads] == ["MainThread", "ahead"] * 2
+    for n, output in enumerate(batches):
+        sampled, mask = output["sampling_per_token_logps"], (output["completion_mask"] * output["tool_mask"]).bool()
+        before, now = (
+            (logprobs(tmp_path / "model", parameters, output) - sampled)[mask].abs().max().item()
+            for parameters in (began[n - n % 2], began[n])
+        )
+        assert before < 1e-4
+        assert now < 1e-4 if n % 2 == 0 else now > 1e-2
+        assert torch.equal(output["old_per_token_logps"], sampled)
 
 
-def test_sigterm_ends_a_run_that_plays_ahead_and_it_resumes(make, tmp_path):  # noqa: F811
-    one = make(ahead=True, num_generations=4)
-    on_rollout(one, 0, terminate)
+def test_sigterm_gives_up_what_is_played_ahead_and_the_run_resumes(make):  # noqa: F811
+    one, interrupted, after = make(ahead=True, num_generations=4), [], []
+    generate = one.policy.generate
+
+    async def watched(request):
+        after.extend(interrupted)
+        if threading.current_thread().name.startswith("ahead") and not interrupted:
+            interrupted.append(one.state.global_step)
+            terminate()
+        return await generate(request)
+
+    one.policy.generate = watched
     with pytest.raises(SystemExit):
         one.train()
     one.close()
-    assert resumed(make, ahead=True, num_generations=4)
+    (step,) = interrupted
+    # Of a batch of eight, played one by one, what had begun is given up and nothing begins after it.
+    assert len(after) <= 1
+    assert one.state.global_step in (step, step + 2)
+    two = make(ahead=True, num_generations=4)
+    two.train(resume_from_checkpoint=resume_from(two.args.output_dir))
+    assert two.state.global_step == 8
+    rows = [row for row in two.state.log_history if row.get("time/rollout")]
+    assert len({row["step"] for row in rows}) == 4
 
 
 @pytest.mark.parametrize(

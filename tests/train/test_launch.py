@@ -84,8 +84,8 @@ def test_zero3_trains_on_what_vllm_samples(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("lora", [[], ["--lora", "{r: 4}"]], ids=["full", "lora"])
 def test_zero3_resumes_to_the_unbroken_run(tmp_path, lora):
-    # One episode at a time: the same batches each time.
-    options = [*lora, *PARITY, "--max_concurrent", "1", "--lr_scheduler_type", "constant"]
+    # One episode at a time: the same batches each time. Two batches an epoch: the run is cut within one.
+    options = [*lora, *PARITY, "--num_generations", "8", "--max_concurrent", "1", "--lr_scheduler_type", "constant"]
     launch(tmp_path / "whole", *options)
     launch(tmp_path / "cut", *options, "--max_steps", "2")
     said, _ = launch(tmp_path / "cut", *options)

@@ -102,10 +102,18 @@ def resumed(make, **options):
 
 
 def test_sigterm_while_episodes_are_played_saves_and_the_resumed_run_is_the_unbroken_one(make, whole, tmp_path, capsys):
-    trainer, handler = make(save_steps=100), signal.getsignal(signal.SIGTERM)
+    trainer, handler, asked = make(save_steps=100), signal.getsignal(signal.SIGTERM), []
     on_rollout(trainer, 2, terminate)
+    generate = trainer.policy.generate
+
+    async def counted(request):
+        asked.append(trainer.state.global_step)
+        return await generate(request)
+
+    trainer.policy.generate = counted
     with pytest.raises(SystemExit) as ended:
         trainer.train()
+    assert asked.count(4) <= 2 < 8 <= asked.count(2)  # of eight episodes, one after the other
     assert ended.value.code == 128 + signal.SIGTERM
     assert "SIGTERM: saved checkpoint-4. The same command goes on" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -176,6 +184,24 @@ def test_a_loss_that_is_no_number_ends_the_run_before_the_weights_are_touched(ma
     assert same(resumed(make), whole)
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_are_touched(make, whole):
+    trainer = make()
+    compute, before = trainer._compute_loss, {}
+
+    def broken(*args, **kwargs):
+        loss = compute(*args, **kwargs)
+        if trainer.state.global_step == 3:
+            before.update(weights(trainer))
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    trainer._compute_loss = broken
+    with pytest.raises(FloatingPointError, match=r"The gradient of step 4 is (nan|inf)\..* the same command resumes"):
+        trainer.train()
+    assert same(weights(trainer), before)
+    assert same(resumed(make), whole)
+
+
 def test_an_engine_that_is_down_for_a_while_is_waited_for(make, whole, capsys):
     trainer = make(patience=60)
     generate, until = trainer.policy.generate, []
@@ -231,7 +257,7 @@ def test_a_judge_that_is_down_for_a_while_is_waited_for(make, whole):
     assert same(weights(trainer), whole)
 
 
-def test_a_kernel_pool_that_dies_costs_episodes_and_not_the_run(tmp_path):
+def test_a_run_goes_on_after_its_kernel_pool_died(tmp_path):
     from tests.train.test_trl_contract import make_trainer as on_sessions
 
     class CallsOnce:

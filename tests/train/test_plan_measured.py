@@ -293,7 +293,7 @@ def test_idle_sessions_are_as_planned():
         return len(kernels), rows, others
 
     live, rows, others = asyncio.run(main())
-    if any(None in row for row in rows) or None in others:
+    if os.geteuid() and (any(None in row for row in rows) or None in others):
         pytest.skip("the memory of another user's processes may not be read here")
     assert len(rows) == live
     # The median: a session that ran on another processor now and then has a page more.
