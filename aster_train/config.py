@@ -40,6 +40,7 @@ ratio of its probabilities in the trainer and in the engine, cut at 2 (truncated
 would drop a whole episode for one token.
 """
 
+_NO_OUTPUT = "'train' lacks 'output_dir'. Fix: add it, or pass --train.output_dir FOLDER."
 _MODELS = "Allowed: a folder that save_pretrained wrote, a hub name while online, or 'embedded'."
 
 SFT: Mapping[str, Any] = {"bf16": False, "logging_steps": 1, "report_to": "none", "max_length": 32768}
@@ -62,6 +63,10 @@ class GRPOSettings:
         ahead: whether the next batch of episodes is played while the model is updated on this one: one step
             off-policy, corrected by the importance ratio. Costs a second copy of the weights, unless vLLM has one.
         patience: seconds for which a batch is tried again of which not one episode could be played.
+        shaping: of advantages, see ``aster_train.shaping``: ``{name: aspo}``.
+        penalties: of rewards, see ``aster_train.penalties``: ``{overlong: 4096}``.
+        selection: of episodes, see ``aster_train.selection``: ``{resample: 2}``.
+        curriculum: of tasks, see ``aster_train.curriculum``: ``{after: FOLDER}``.
         lora: ``peft.LoraConfig``: trains adapters of the model instead of its weights; null trains these.
         train: TRL's ``GRPOConfig`` over the defaults of ``ASTER``; ``output_dir`` is required.
     """
@@ -74,6 +79,10 @@ class GRPOSettings:
     max_concurrent: int = 64
     ahead: bool = False
     patience: int = 120
+    shaping: Mapping[str, Any] | None = None
+    penalties: Mapping[str, Any] | None = None
+    selection: Mapping[str, Any] | None = None
+    curriculum: Mapping[str, Any] | None = None
     lora: Mapping[str, Any] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
 
@@ -169,7 +178,7 @@ def training_arguments(kind: Any, defaults: Mapping[str, Any], values: Mapping[s
     for name in values:
         check_name("key of 'train'", name, allowed)
     if not values.get("output_dir"):
-        raise UsageError("'train' lacks 'output_dir'. Fix: add it, or pass --train.output_dir FOLDER.")
+        raise UsageError(_NO_OUTPUT)
     hints = typing.get_type_hints(kind)
     for name, value in values.items():
         check_type(f"train.{name}", value, hints[name])
@@ -200,17 +209,20 @@ def lora_config(values: Mapping[str, Any] | None) -> Any:
         raise UsageError(f"'lora' is refused by peft: {error}") from error
 
 
-def find_model(name: str, output_dir: str = "") -> str:
+def find_model(name: str, output_dir: str | None = None) -> str:
     """Return the folder of a local model, ``~`` expanded, or a hub name as it is.
 
     Args:
-        name: ``"embedded"`` makes the model of ``aster_train.tiny.embedded`` in ``output_dir``.
+        name: ``"embedded"`` makes the model of ``aster_train.tiny.embedded`` in ``output_dir``; before training
+            arguments, which may have ZeRO-3 split every model that is made.
         output_dir: of the run.
 
     Raises:
-        UsageError: it is a path, and none that holds a model.
+        UsageError: it is a path, and none that holds a model; or ``"embedded"`` has nowhere to be made.
     """
     if name == "embedded":
+        if not output_dir:
+            raise UsageError(_NO_OUTPUT)
         from aster_train.tiny.embedded import make_embedded
 
         return make_embedded(output_dir)

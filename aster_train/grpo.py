@@ -31,8 +31,8 @@ def main(arguments: Sequence[str]) -> None:
     """
     settings = read_settings(GRPOSettings, arguments, __doc__ or "", GRPOConfig)
     engines.prepare()
+    model = find_model(settings.model, settings.train.get("output_dir"))
     args = training_arguments(GRPOConfig, ASTER, settings.train)
-    model = find_model(settings.model, args.output_dir)
     checkpoint = resume_together(args.output_dir)
     if is_finished(checkpoint, args):
         print(f"This run is finished; {checkpoint} holds its model. Fix: raise train.max_steps to go on.")

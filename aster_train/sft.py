@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> None:
     """
     settings = read_settings(SFTSettings, arguments, __doc__ or "", SFTConfig)
     engines.prepare()
+    model = find_model(settings.model, settings.train.get("output_dir"))
     args = training_arguments(SFTConfig, SFT, settings.train)
-    model = find_model(settings.model, args.output_dir)
     checkpoint = resume_together(args.output_dir)
     if is_finished(checkpoint, args):
         print(f"This run is finished; {checkpoint} holds its model. Fix: raise train.max_steps to go on.")

@@ -58,7 +58,7 @@ async def _open_tool(pool_options: Mapping[str, Any]) -> Slow:
 
 def run(options: argparse.Namespace, out: str) -> list[dict[str, float]]:
     """Train; return what each step took."""
-    prepare_vllm(half=False)
+    prepare_vllm("float32")
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     dialect = make_dialect("hermes", as_tokenizer(tokenizer))
     # A call ends its turn, as it does in the other loop.

@@ -233,6 +233,19 @@ def test_a_model_folder_without_a_model_is_named(tmp_path):
         load_tokenizer("owner/name")
 
 
+def test_the_embedded_model_is_made_in_the_runs_folder_and_nowhere_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="'train' lacks 'output_dir'"):
+        grpo.main(["--model", "embedded"])
+    assert not list(tmp_path.iterdir())
+    folder = find_model("embedded", "out")
+    assert len(load_tokenizer(folder)) > 256
+    made = digest(folder)
+    assert find_model("embedded", "out") == folder
+    assert digest(find_model("embedded", "other")) == made
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["embedded"]
+
+
 def test_a_model_in_the_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     folder = save_model(tmp_path / "model")
