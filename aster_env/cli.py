@@ -96,6 +96,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     importlib.import_module("aster_train.planning.command").add_arguments(parser)
 
 
+def add_recipes(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster recipes`: the trainer's."""
+    importlib.import_module("aster_train.recipes.command").add_arguments(parser)
+
+
+def add_curriculum(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster curriculum`: the trainer's."""
+    importlib.import_module("aster_train.curriculum").add_arguments(parser)
+
+
 def _checkout() -> Path:
     """Return the checkout that holds benchmarks/: this package's, else the current folder."""
     for root in (Path(__file__).resolve().parents[1], Path.cwd()):
@@ -111,6 +121,8 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "doctor": ("what this machine can isolate, and whether the default pool starts", add_doctor),
     "kernelspec": ("install the isolated kernel for JupyterLab and jupyter console", add_kernelspec),
     "plan": ("what a training configuration needs in memory, and whether it fits", add_plan),
+    "recipes": ("list the published recipes, plan one here, or run it in small", add_recipes),
+    "curriculum": ("which tasks of a run the next stage keeps, and why", add_curriculum),
     "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
 }
 """Subcommands: what they do, and the function that adds their arguments."""

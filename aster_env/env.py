@@ -16,7 +16,7 @@ from aster_env import loops
 from aster_env.actions import Action, read_action
 from aster_env.dialects import make_dialect
 from aster_env.dialects.render import closing, observation_turn
-from aster_env.episode import Episode
+from aster_env.episode import Episode, Measure
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.limits import Limits
 from aster_env.prompts import Prompts
@@ -24,8 +24,8 @@ from aster_env.rewards.base import Reward
 from aster_env.spaces import TokenSequence, Unicode
 from aster_env.tasks import TaskSet, choose_task
 from aster_env.tokenizers import as_tokenizer
-from aster_env.tools.base import Tool, check_call
-from aster_env.types import Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
+from aster_env.tools.base import Tool, check_call, run_call
+from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
 
 Observation = NDArray[np.int32] | str
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -58,6 +58,9 @@ class ToolEnv(gym.Env[Any, Any]):
         limits: what an episode may use.
         view: ``"tokens"``, or ``"text"`` for the same episode in ``str``.
 
+    Attributes:
+        measures: what an episode that was scored is measured by, for ``shaping``; see ``aster_env.shaping``.
+
     Raises:
         UsageError: an argument is not allowed; the text says what is.
     """
@@ -87,6 +90,7 @@ class ToolEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self.observation_space: gym.Space[Any] = self._space()
         self.action_space: gym.Space[Any] = self._space()
+        self.measures: list[Measure] = []
         self._tools: dict[str, Tool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._episode: Episode | None = None
@@ -102,6 +106,10 @@ class ToolEnv(gym.Env[Any, Any]):
 
     async def close_tools(self) -> None:
         """Release what ``open_tools`` took besides the tools themselves."""
+
+    def refuse_answer(self, trajectory: Trajectory) -> str | None:
+        """Return why an answer is not taken yet, or None; a refused one counts as an invalid call."""
+        return None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Start an episode; see ``areset``."""
@@ -179,6 +187,8 @@ class ToolEnv(gym.Env[Any, Any]):
         text = self.tokenizer.decode(turn_ids)
         parsed = self.dialect.parse(text, self._prompts.schemas)
         call = check_call(parsed.call, self._tools) if parsed.call else None
+        if call is None and parsed.answer is not None and (refusal := self.refuse_answer(episode.trajectory)):
+            call = ToolCall("answer", {}, refusal)
         calls = (call,) if call else ()
         closed_by = closing(self.dialect, turn_ids)
         said = Message("assistant", text.removesuffix(closed_by) if closed_by else text)
@@ -241,7 +251,8 @@ class ToolEnv(gym.Env[Any, Any]):
             return await self._end(StopReason.MAX_TOOL_CALLS, ids, [said])
         started = time.perf_counter()
         try:
-            result = await self._execute(call, episode)
+            episode.count(call)
+            result = await run_call(call, self._tools, self.hang_seconds)
         except InfrastructureError as error:
             return await self._end(StopReason.INFRASTRUCTURE, ids, [said], error)
         seconds = time.perf_counter() - started
@@ -255,22 +266,6 @@ class ToolEnv(gym.Env[Any, Any]):
         episode.append(turn, [heard])
         info = episode.info(ids, turn.ids, turn.text, [said, heard])
         return self._view(turn.ids, turn.text), 0.0, False, False, info
-
-    async def _execute(self, call: ToolCall, episode: Episode) -> ToolResult:
-        episode.count(call)
-        if call.problem is not None:
-            return ToolResult(f"Error: {call.problem}", ok=False)
-        limit = asyncio.timeout(self.hang_seconds)
-        try:
-            async with limit:
-                return await self._tools[call.name](**call.arguments)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise InfrastructureError(
-                f"The tool {call.name!r} did not come back within {self.hang_seconds:g} s. A tool bounds its own time; "
-                "this is the last resort."
-            ) from error
 
     async def _end(
         self,
@@ -290,6 +285,8 @@ class ToolEnv(gym.Env[Any, Any]):
                 trajectory.reward, trajectory.reward_terms = scored.value, dict(scored.terms)
             except InfrastructureError as failure:
                 error, trajectory.stop = failure, StopReason.INFRASTRUCTURE
+        if trajectory.stop is not StopReason.INFRASTRUCTURE:
+            episode.measure(self.measures, self.dialect)
         trajectory.seconds["reward"] += time.perf_counter() - started
         try:
             await self._release()
@@ -297,8 +294,8 @@ class ToolEnv(gym.Env[Any, Any]):
             # The episode is over and stays as it ended; its sessions are their pool's to end.
             error = error or failure
         info = episode.info(ids, [], "", messages)
-        info |= {"stop": trajectory.stop, "trajectory": trajectory}
-        info |= {"reward_terms": trajectory.reward_terms, "shaping": trajectory.shaping}
+        info |= {name: getattr(trajectory, name) for name in ("stop", "reward_terms", "shaping")}
+        info["trajectory"] = trajectory
         if error is not None:
             trajectory.error = f"{type(error).__name__}: {error}"
             info["error"] = error

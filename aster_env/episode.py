@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from aster_env.dialects.base import Dialect
 from aster_env.limits import Limits
 from aster_env.tools.base import Tool
 from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
+
+Measure = Callable[[Trajectory, Dialect], Mapping[str, float]]
+"""What an episode is measured by at its end: numbers by name, for ``Trajectory.shaping``."""
 
 
 @dataclass(slots=True)
@@ -64,6 +68,11 @@ class Episode:
         if self.tokens + len(turn.ids) >= self.limits.max_tokens:
             return StopReason.MAX_TOKENS
         return None
+
+    def measure(self, measures: Iterable[Measure], dialect: Dialect) -> None:
+        """Put the measures of an episode that has ended into its trajectory; nothing failed outside the model."""
+        for measure in measures:
+            self.trajectory.shaping.update(measure(self.trajectory, dialect))
 
     def info(
         self, action: Sequence[int], observed: Sequence[int], text: str, messages: Sequence[Message]

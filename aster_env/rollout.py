@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import inspect
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -13,14 +11,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 
 from aster_env import loops
 from aster_env.env import ToolEnv
-from aster_env.errors import InfrastructureError, UsageError, check_name
-from aster_env.tasks import share_tasks
+from aster_env.errors import InfrastructureError, UsageError
+from aster_env.making import Wrapper, make_envs
 from aster_env.types import Task, Trajectory
 
 T = TypeVar("T")
@@ -122,6 +118,7 @@ async def rollout(
     *,
     max_concurrent: int = 64,
     seed: int = 0,
+    wrappers: Sequence[Wrapper] = (),
     **env_kwargs: Any,
 ) -> AsyncIterator[Trajectory]:
     """Play one episode a task and yield each trajectory as it ends, so that none waits for another.
@@ -132,6 +129,7 @@ async def rollout(
         tasks: one episode each, started in this order; ``trajectory.index`` is a task's position.
         max_concurrent: episodes that live at once, when ``envs`` is an id.
         seed: episode i gets a seed made of this and i.
+        wrappers: see ``make_envs``; only when ``envs`` is an id.
         **env_kwargs: passed to ``gymnasium.make``.
 
     Raises:
@@ -139,7 +137,9 @@ async def rollout(
     """
     queue = enumerate(tasks)
     own = isinstance(envs, str)
-    pool = make_envs(envs, max_concurrent, env_kwargs) if isinstance(envs, str) else list(envs)
+    if wrappers and not own:
+        raise UsageError("'wrappers' go around environments that are made here. Fix: wrap those that you pass.")
+    pool = make_envs(envs, max_concurrent, env_kwargs, wrappers) if isinstance(envs, str) else list(envs)
     ended: asyncio.Queue[Trajectory | None] = asyncio.Queue()
 
     async def work(env: ToolEnv) -> None:
@@ -169,48 +169,6 @@ async def rollout(
             await asyncio.gather(*(env.aclose() for env in pool))
 
 
-def make_envs(env_id: str, count: int, env_kwargs: Mapping[str, Any]) -> list[ToolEnv]:
-    """Make ``count`` environments that share their TaskSet and, once in use, their kernel pool."""
-    if count < 1:
-        raise UsageError(f"max_concurrent={count} is not allowed. Allowed: at least 1.")
-    names = _check_arguments(env_id, env_kwargs)
-    envs: list[ToolEnv] = []
-    for _ in range(count):
-        kwargs = dict(env_kwargs)
-        if envs and "tasks" in names:
-            # The tasks are read or generated once; the other environments share them.
-            kwargs = share_tasks(env_kwargs, envs[0].tasks)
-        env = gym.make(env_id, **kwargs).unwrapped
-        if not isinstance(env, ToolEnv):
-            raise UsageError(f"{env_id!r} is a {type(env).__name__}, not a ToolEnv. Fix: pass an ASTER/… environment.")
-        envs.append(env)
-    return envs
-
-
-def _check_arguments(env_id: str, env_kwargs: Mapping[str, Any]) -> set[str]:
-    """Return an environment's arguments; raise ``UsageError`` for an unknown one, or for an argument it lacks."""
-    module, _, name = env_id.rpartition(":")
-    try:
-        if module:
-            importlib.import_module(module)
-        entry_point = gym.spec(name).entry_point
-    except (gym.error.Error, ModuleNotFoundError) as error:
-        known = ", ".join(sorted(name for name in gym.registry if name.startswith("ASTER/")))
-        raise UsageError(f"{error} Environments of this gym: {known}.") from error
-    made: Any = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    classes = made.__mro__[:-1] if isinstance(made, type) else ()
-    inits = [vars(c)["__init__"] for c in classes if "__init__" in vars(c)] or [made]
-    names: set[str] = set()
-    for init in inits:
-        kinds = {name: parameter.kind for name, parameter in inspect.signature(init).parameters.items()}
-        names |= {name for name, kind in kinds.items() if kind not in (2, 4)} - {"self"}
-        if inspect.Parameter.VAR_KEYWORD not in kinds.values():
-            break  # nothing is passed on to its base class
-    for given in env_kwargs:
-        check_name(f"argument of {env_id}", given, sorted(names))
-    return names
-
-
 def episode_seed(seed: int, index: int) -> int:
     """Return a seed below 2**31 for episode ``index``, well spread over both arguments."""
     return int(np.random.SeedSequence((seed, index)).generate_state(1)[0] >> 1)
@@ -223,6 +181,7 @@ class RolloutRunner:
         env_id: the environment; ``"package:Name-v0"`` imports the package that registers it.
         max_concurrent: episodes that live at once.
         env_kwargs: passed to ``gymnasium.make``.
+        wrappers: see ``make_envs``.
 
     Attributes:
         idle: seconds so far in which every episode waited for something outside this thread.
@@ -237,8 +196,9 @@ class RolloutRunner:
         *,
         max_concurrent: int = 64,
         env_kwargs: Mapping[str, Any] | None = None,
+        wrappers: Sequence[Wrapper] = (),
     ) -> None:
-        self.envs = make_envs(env_id, max_concurrent, env_kwargs or {})
+        self.envs = make_envs(env_id, max_concurrent, env_kwargs or {}, wrappers)
         self._selector = loops.IdleSelector()
         self._runner = asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(self._selector))
         self._task: asyncio.Task[Any] | None = None

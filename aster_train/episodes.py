@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aster_env.types import Trajectory
@@ -42,11 +42,11 @@ class EpisodeFiles:
             self._open.write_bytes(b"")
         return batch
 
-    def write(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> None:
-        """Add a batch, each episode with its advantage, to the file turned to."""
+    def write(self, trajectories: Sequence[Trajectory], columns: Mapping[str, Sequence[float]]) -> None:
+        """Add a batch to the file turned to, each episode with its ``advantage`` and other numbers of the trainer."""
         rows = (
-            json.dumps({"advantage": advantage, **trajectory.to_json()}) + "\n"
-            for trajectory, advantage in zip(trajectories, advantages, strict=True)
+            json.dumps({**dict(zip(columns, values, strict=True)), **trajectory.to_json()}) + "\n"
+            for trajectory, *values in zip(trajectories, *columns.values(), strict=True)
         )
         with open(self._open, "a", encoding="utf-8") as file:
             file.write("".join(rows))

@@ -20,6 +20,7 @@ from aster_train.config import (
     training_arguments,
 )
 from aster_train.progress import show_progress
+from aster_train.recipe import Recipe
 from aster_train.trainer import AsterGRPOTrainer
 
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
         max_concurrent=settings.max_concurrent,
         ahead=settings.ahead,
         patience=settings.patience,
+        recipe=Recipe.read(settings.shaping, settings.penalties, settings.selection, settings.curriculum),
         peft_config=lora_config(settings.lora),
     )
     show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from aster_env.traces.collapse import only_call_is_last
 from aster_env.types import StopReason, Trajectory
 
 NAN = float("nan")
@@ -24,6 +25,8 @@ def describe(trajectory: Trajectory) -> Row:
         "correct": NAN if trajectory.reward is None else trajectory.reward_terms.get("correct", trajectory.reward),
         "unjudged": trajectory.reward_terms.get("unjudged", 0.0),
         "calls": float(trajectory.tool_calls),
+        "only_last_call": float(only_call_is_last(trajectory)),
+        "void": float(trajectory.stop is StopReason.VOID_TURN),
         "invalid": float(sum(call.problem is not None for turn in turns for call in turn.calls)),
         "results": float(len(results)),
         "errors": float(sum(not result.ok for result in results)),
@@ -62,6 +65,8 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         "tools/calls_p50": float(np.percentile(calls, 50)) if len(calls) else NAN,
         "tools/calls_p90": float(np.percentile(calls, 90)) if len(calls) else NAN,
         "tools/use_ratio": mean((calls > 0).astype(float)),
+        "tools/no_call_ratio": mean((calls == 0).astype(float)),
+        "tools/only_last_call_ratio": mean(column("only_last_call")),
         "tools/error_ratio": ratio("errors", "results"),
         "tools/timeout_ratio": ratio("timeouts", "results"),
         "tools/lost_sessions": float(column("lost").sum()),
@@ -69,6 +74,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, float]:
         "tools/first_call_position": mean(column("first_call")),
         "turns/mean": mean(column("turns")),
         "turns/length": ratio("tokens", "turns"),
+        "turns/void_ratio": mean(column("void")),
         "truncated_ratio": mean(column("truncated")),
         "masked_episodes": float(len(rows) - len(kept)),
         "unjudged_answers": float(column("unjudged").sum()),

@@ -11,12 +11,13 @@ import numpy as np
 from trl.models import unwrap_model_for_generation
 
 from aster_env.rollout import Policy, RolloutRunner
-from aster_env.types import Trajectory
+from aster_env.types import Task, Trajectory
 from aster_train.ahead import Ahead, Snapshot
 from aster_train.check import updates_a_batch
 from aster_train.ledger import Ledger
 from aster_train.policies.hf import HFPolicy
 from aster_train.policies.vllm import VLLMPolicy
+from aster_train.recipe import Recipe
 from aster_train.tasks import TaskSampler
 
 
@@ -34,6 +35,8 @@ class Serving:
     _runners: dict[str, RolloutRunner]
     _sampler: TaskSampler | None = None
     _ledger: Ledger
+    _recipe: Recipe
+    num_generations: int
     _ahead: Ahead | None = None
     _snapshot: Snapshot | None = None
 
@@ -88,6 +91,11 @@ class Serving:
         place = (self.args.seed, batch, step, self.accelerator.process_index)
         return int(np.random.SeedSequence(place).generate_state(1)[0])
 
+    def _planned(self, prompts: Sequence[str], seed: int) -> list[Task]:
+        """Return the tasks of a batch of training, with those that the recipe adds."""
+        tasks = self._runners["train"].envs[0].tasks
+        return [tasks.get(i) for i in self._recipe.plan(prompts, self.num_generations, tasks, seed)]
+
     def _play_ahead(self, prompts: Sequence[str], batch: int) -> None:
         """Begin the batch after this one, with the weights of the last ``_sync``."""
         if self._ahead is None or self._sampler is None:
@@ -102,13 +110,14 @@ class Serving:
         following = self._sampler.following([place[i] for i in prompts], self.accelerator.process_index, processes)
         if following is None or step >= self.state.max_steps:
             return
-        seed, chosen = self._seed(2 * (batch + 1) if same_step else 0, step), [tasks[n] for n in following]
+        seed, asked = self._seed(2 * (batch + 1) if same_step else 0, step), [tasks[n].id for n in following]
+        chosen = self._planned(asked, seed)
 
         def run() -> list[Trajectory]:
             with self._sampling():
                 return runner.run(self.policy, chosen, seed)
 
-        self._ahead.start([task.id for task in chosen], run)
+        self._ahead.start(asked, run)
 
     def _sync(self) -> None:
         """Wait until nothing is played ahead, and sample from the weights as they are from here on."""

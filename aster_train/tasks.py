@@ -72,15 +72,20 @@ def as_dataset(tasks: TaskSet) -> Dataset:
     return Dataset.from_dict({"prompt": [task.id for task in tasks]})
 
 
-def training_row(trajectory: Trajectory, pad_id: int) -> dict[str, list[Any]]:
+def training_row(trajectory: Trajectory, pad_id: int, *, masked: bool = False) -> dict[str, list[Any]]:
     """Return an episode as TRL takes it: the ids after the prompt, and for each whether the model sampled it.
 
     An episode that failed for reasons outside the model is masked whole; TRL needs at least one id, so an episode
     without any gets a pad, masked too.
+
+    Args:
+        trajectory: the episode.
+        pad_id: the pad token.
+        masked: whether nothing of it is trained on, for whatever other reason.
     """
     start = len(trajectory.prompt_ids)
     ids, mask, logprobs = trajectory.ids[start:], trajectory.mask[start:], trajectory.logprobs[start:]
-    if trajectory.stop is StopReason.INFRASTRUCTURE:
+    if masked or trajectory.stop is StopReason.INFRASTRUCTURE:
         mask = [0] * len(ids)
     if not ids:
         ids, mask, logprobs = [pad_id], [0], [0.0]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is the seam; tests pin what is used of it
@@ -19,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 from aster_env.rollout import Policy, RolloutRunner
 from aster_env.tokenizers import as_tokenizer
 from aster_env.types import Trajectory
-from aster_train.advantages import group_relative, zero_variance
+from aster_train.advantages import zero_variance
 from aster_train.ahead import Ahead, check_ahead
 from aster_train.check import check_arguments, check_count, check_length, updates_a_batch
 from aster_train.checkpoints import WholeCheckpoints
@@ -30,9 +31,11 @@ from aster_train.metrics import describe, summarize
 from aster_train.playing import play
 from aster_train.policies.hf import OPTIONS
 from aster_train.policies.vllm import VLLMPolicy
+from aster_train.recipe import Recipe, Shaped
 from aster_train.serving import Serving
 from aster_train.stopping import EXIT_CODE, Preempted, Stopping
 from aster_train.tasks import Epochs, TaskSampler, as_dataset, environment_reward, training_row
+from aster_train.watch import CollapseCallback
 
 
 class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
@@ -59,6 +62,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         max_concurrent: episodes that live at once in this process.
         ahead: play the next batch while the model is updated on this one; see ``aster_train.ahead``.
         patience: seconds for which a batch is tried again of which not one episode could be played.
+        recipe: what is added to plain GRPO in training; see ``aster_train.recipe``.
         **kwargs: see ``trl.GRPOTrainer``: ``callbacks``, ``optimizers``, ``peft_config``.
 
     Raises:
@@ -79,19 +83,23 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         max_concurrent: int = 64,
         ahead: bool = False,
         patience: float = 120,
+        recipe: Recipe | None = None,
         **kwargs: Any,
     ) -> None:
         check_arguments(args, policy, policy_kwargs or {})
+        self._recipe = recipe or Recipe()
+        self._recipe.check(args)
         if ahead:
             check_ahead(args, own_policy=policy is not None)
         options = {**OPTIONS, "max_batch": max_concurrent, **(policy_kwargs or {})}
         tokenizer = as_tokenizer(processing_class)
         settings = {**(env_kwargs or {}), "tokenizer": tokenizer}
-        self._runners = {"train": RolloutRunner(env, max_concurrent=max_concurrent, env_kwargs=settings)}
+        runner = partial(RolloutRunner, env, max_concurrent=max_concurrent)
+        self._runners = {"train": runner(env_kwargs=settings, wrappers=self._recipe.wrappers)}
         if eval_env_kwargs is not None:
-            settings = {**settings, **eval_env_kwargs}
-            self._runners["eval"] = RolloutRunner(env, max_concurrent=max_concurrent, env_kwargs=settings)
+            self._runners["eval"] = runner(env_kwargs={**settings, **eval_env_kwargs})
         self._trajectories: list[Trajectory] = []
+        self._chosen: dict[str, float] = {}
         self._evaluated: list[dict[str, float]] = []
         try:
             datasets = self._check_runners(args, None if policy else options)
@@ -110,11 +118,16 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         except BaseException:
             self.close()
             raise
-        self._files = EpisodeFiles(args.output_dir, self.accelerator.process_index, self.accelerator.num_processes)
         self._patience = patience
+        self._keep_books(args)
+
+    def _keep_books(self, args: GRPOConfig) -> None:
+        """Set up what a run is written to and watched by."""
+        self._files = EpisodeFiles(args.output_dir, self.accelerator.process_index, self.accelerator.num_processes)
         self._ledger = Ledger(self._metrics["train"])
         self._stopping = Stopping(updates_a_batch(args), self._give_up)
-        for callback in (self._ledger, self._stopping, Epochs(lambda: self._sampler)):
+        watch = CollapseCallback(self._metrics["train"])
+        for callback in (self._ledger, self._stopping, Epochs(lambda: self._sampler), watch):
             self.add_callback(callback)
 
     def _check_runners(self, args: GRPOConfig, options: Mapping[str, int] | None) -> dict[str, Dataset]:
@@ -122,6 +135,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         longest = max(runner.envs[0].limits.max_tokens for runner in self._runners.values())
         if options is not None:
             check_length(longest, args, options)
+        self._recipe.fit(self._runners["train"].envs)
         for runner in self._runners.values():
             runner.check_tasks()
         datasets = {name: as_dataset(runner.envs[0].tasks) for name, runner in self._runners.items()}
@@ -220,9 +234,9 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             Preempted: SIGTERM came; raised on all of them.
         """
         runner, mode = self._runners[self._mode], self._mode
-        tasks = [runner.envs[0].tasks.get(task_id) for task_id in prompts]
         batch = self._files.open(mode, self.state.global_step)
         seed = self._seed(2 * batch + (mode == "eval"), self.state.global_step)
+        tasks = self._planned(prompts, seed) if mode == "train" else [runner.envs[0].tasks.get(i) for i in prompts]
 
         def once() -> list[Trajectory]:
             played = self._ahead.take(prompts) if self._ahead and mode == "train" else None
@@ -239,7 +253,11 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             seconds, generation, idle = self._clocks(runner) - started
             self._ledger.add(seconds, generation, idle, self._trajectories)
             self._play_ahead(prompts, batch)
-        rows = [training_row(t, self._tokenizer.pad_token_id) for t in self._trajectories]
+            self._trajectories, self._chosen = self._recipe.prepare(
+                self._trajectories, self.num_generations, len(prompts), seed, runner.envs[0].limits.max_tokens
+            )
+        pad, masks = self._tokenizer.pad_token_id, self._recipe.selection.masks
+        rows = [training_row(t, pad, masked=mode == "train" and masks(t)) for t in self._trajectories]
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         return {**columns, "reward": [t.reward for t in self._trajectories]}
 
@@ -251,23 +269,30 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         if self._snapshot:
             # The ratio of the update is to the weights that sampled. With vLLM, TRL's own correction says the same.
             output["old_per_token_logps"] = output["sampling_per_token_logps"]
-        device = output["advantages"].device
-        local = torch.tensor([_or_nan(t.reward) for t in self._trajectories], device=device)
-        rewards = self.accelerator.gather(local)
-        group_size = self.num_generations if self._mode == "train" else self.num_generations_eval
-        advantages = group_relative(rewards, group_size, scale=self.scale_rewards != "none")
+        training = self._mode == "train"
+        recipe = self._recipe if training else Recipe()
+        local = torch.tensor(recipe.rows(self._trajectories), device=output["advantages"].device)
+        rows = self.accelerator.gather(local)
+        group_size = self.num_generations if training else self.num_generations_eval
+        shaped = recipe.advantages(rows, group_size, scale=self.scale_rewards != "none")
         start = self.accelerator.process_index * len(local)
-        output["advantages"] = advantages[start : start + len(local)]
-        self._log_episodes(output, zero_variance(rewards, group_size))
-        self._files.write(self._trajectories, output["advantages"].tolist())
+        own = Shaped(*(column[start : start + len(local)] for column in shaped.columns))
+        output["advantages"] = own.advantages
+        self._log_episodes(output, zero_variance(rows[:, 0], group_size), shaped.metrics() if recipe.shaping else {})
+        self._files.write(self._trajectories, own.lists() if recipe.shaping else {"advantage": own.advantages.tolist()})
         return output
 
-    def _log_episodes(self, output: Mapping[str, Any], flat: torch.Tensor) -> None:
+    def _log_episodes(self, output: Mapping[str, Any], flat: torch.Tensor, shaping: Mapping[str, float]) -> None:
         metrics = self._metrics[self._mode]
         rows = gather_object([describe(t) for t in self._trajectories])
         if self._mode == "eval":
             self._evaluated += rows
-        summary = summarize(rows)
+        summary = {**summarize(rows), **shaping}
+        if self._mode == "train" and self._chosen:
+            chosen = gather_object([self._chosen])
+            for name in self._chosen:
+                values = [part[name] for part in chosen if not np.isnan(part[name])]
+                summary[name] = float(np.mean(values)) if values else float("nan")
         summary["groups_without_variance"] = flat.float().mean().item()
         if not self._snapshot and "old_per_token_logps" in output and "sampling_per_token_logps" in output:
             # What was sampled is what is trained: the update's own forward pass gives the sampler's probabilities.
@@ -283,7 +308,3 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else value

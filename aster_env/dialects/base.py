@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import abc
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aster_env.errors import UsageError
 from aster_env.tokenizers import CHAT_MARKERS, TAG_NAMES, Tokenizer
@@ -29,6 +30,22 @@ class Parsed:
     call: ToolCall | None = None
     answer: str | None = None
     note: str = ""
+
+
+THINK, ANSWER = "think", "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that a model does in a turn.
+
+    Args:
+        kind: ``"think"``, ``"answer"``, or for a call the name that it gives its tool.
+        start: offset of the action's opening in the turn's text, in characters.
+    """
+
+    kind: str
+    start: int
 
 
 class Dialect(abc.ABC):
@@ -58,6 +75,8 @@ class Dialect(abc.ABC):
 
     name: str
     stop: tuple[str, ...]
+    result_tag: str
+    """Name of the tag around a result."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
@@ -72,6 +91,62 @@ class Dialect(abc.ABC):
     @abc.abstractmethod
     def parse(self, text: str, schemas: Schemas) -> Parsed:
         """Say what a turn asks for. Total: defined for every string."""
+
+    def actions(self, text: str) -> tuple[Action, ...]:
+        """Return what the model does in a turn, in order: at most a think, then at most a call or an answer.
+
+        Total, and as ``parse`` reads the turn: the call is the one that is executed, never one inside a thought; an
+        answer beside a call is none; what follows the call or the answer is passed over. A call that cannot be read
+        is no action, nor is one by the name ``think`` or ``answer``. Whether there is such a tool is not known here.
+
+        A think is a thought that is not blank, or free text where the dialect takes it for one; several are one.
+
+        A result that the model forges is no action, and nothing in it is: not even a call that is executed. One that
+        is not closed reaches to the end of the turn, as an unclosed thought does.
+        """
+        text = text.partition(self.tokenizer.end_text)[0]
+        thoughts = thought_spans(text)
+        where = _outside(text, thoughts)
+        visible = "".join(text[i] for i in where)
+        kind, opening = self._outcome(self.parse(text, {}), visible)
+        forged = _tagged(visible, self.result_tag)
+
+        def counts(place: int) -> bool:
+            return place <= opening and not any(start < place < end for start, end in forged)
+
+        # A thought's place in the visible text is before the first character that follows it.
+        thinks = [t.start for t in thoughts if text[t.begin : t.end].strip() and counts(bisect_left(where, t.start))]
+        free = "" if kind == ANSWER else visible[: self._free_end(visible)]
+        for start, end in forged:
+            free = free[:start] + " " * len(free[start:end]) + free[end:]
+        free = self._markers.sub(lambda m: " " * len(m[0]), free)
+        if free.strip():
+            thinks.append(where[len(free) - len(free.lstrip())])
+        actions = [Action(THINK, min(thinks))] if thinks else []
+        if kind and counts(opening):
+            actions.append(Action(kind, where[opening]))
+        return tuple(actions)
+
+    def _outcome(self, parsed: Parsed, visible: str) -> tuple[str, int]:
+        """Return the kind of a turn's call or answer and where it opens in the visible text; "" and its end if none."""
+        if parsed.answer is not None:
+            return ANSWER, self._answer_opening(visible)
+        call = parsed.call
+        if call is None or call.problem is not None or call.name in (THINK, ANSWER, ""):
+            return "", len(visible)
+        return call.name, self._call_opening(visible)
+
+    @abc.abstractmethod
+    def _call_opening(self, visible: str) -> int:
+        """Return where the executed call opens in a turn's text without its thoughts."""
+
+    @abc.abstractmethod
+    def _answer_opening(self, visible: str) -> int:
+        """Return where the answer opens in a turn's text without its thoughts."""
+
+    def _free_end(self, visible: str) -> int:
+        """Return how much of a turn without an answer is reasoning where it is not tagged: none, by default."""
+        return 0
 
     @abc.abstractmethod
     def observation(self, result: str, closed_by: str = "") -> str:
@@ -100,28 +175,62 @@ class Dialect(abc.ABC):
         return self._markers.sub(lambda m: f"{m[0][0]} {m[0][1:]}", clean)
 
 
-def split_thought(text: str) -> tuple[str, str]:
-    """Split a turn into (visible text, thought).
+class Thought(NamedTuple):
+    """Where a thought is in a text: from ``start`` to ``after`` with its tags, from ``begin`` to ``end`` without."""
+
+    start: int
+    begin: int
+    end: int
+    after: int
+
+
+def thought_spans(text: str) -> list[Thought]:
+    """Return where a turn's thoughts are, in order.
 
     Handles a thought that the prompt opened (only ``</think>`` is in the turn) and one that is never closed.
     """
-    visible, thought = [], []
-    opened = text.find("<think>")
-    closed = text.find("</think>")
+    spans = []
+    at = 0
+    opened, closed = text.find("<think>"), text.find("</think>")
     if closed >= 0 and not 0 <= opened < closed:
-        thought.append(text[:closed])
-        text = text[closed + len("</think>") :]
-    while True:
-        before, tag, rest = text.partition("<think>")
-        visible.append(before)
-        if not tag:
-            return "".join(visible), "".join(thought)
-        inside, _, text = rest.partition("</think>")
-        thought.append(inside)
+        at = closed + len("</think>")
+        spans.append(Thought(0, 0, closed, at))
+    while (opened := text.find("<think>", at)) >= 0:
+        begin = opened + len("<think>")
+        closed = text.find("</think>", begin)
+        end = closed if closed >= 0 else len(text)
+        at = min(end + len("</think>"), len(text))
+        spans.append(Thought(opened, begin, end, at))
+    return spans
 
 
-def last_boxed(text: str) -> str | None:
-    r"""Return the content of the last complete ``\boxed{…}`` (balanced braces), or None."""
+def split_thought(text: str) -> tuple[str, str]:
+    """Split a turn into (visible text, thought); see ``thought_spans``."""
+    thoughts = thought_spans(text)
+    cuts = [0, *(place for t in thoughts for place in (t.start, t.after)), len(text)]
+    visible = (text[start:end] for start, end in zip(cuts[::2], cuts[1::2], strict=True))
+    return "".join(visible), "".join(text[t.begin : t.end] for t in thoughts)
+
+
+def _outside(text: str, thoughts: Sequence[Thought]) -> list[int]:
+    """Return the offsets of a turn's characters that are in no thought."""
+    cuts = [0, *(place for t in thoughts for place in (t.start, t.after)), len(text)]
+    return [i for start, end in zip(cuts[::2], cuts[1::2], strict=True) for i in range(start, end)]
+
+
+def _tagged(text: str, tag: str) -> list[tuple[int, int]]:
+    """Return where spans between two tags are; one that is not closed reaches beyond the end."""
+    spans = []
+    at = 0
+    while (start := text.find(f"<{tag}>", at)) >= 0:
+        closed = text.find(f"</{tag}>", start)
+        at = closed + len(f"</{tag}>") if closed >= 0 else len(text) + 1
+        spans.append((start, at))
+    return spans
+
+
+def find_boxed(text: str) -> tuple[int, int] | None:
+    r"""Return where the last complete ``\boxed{…}`` (balanced braces) begins and ends, or None."""
     start = len(text)
     while (start := text.rfind("\\boxed{", 0, start)) >= 0:
         depth = 0
@@ -132,8 +241,14 @@ def last_boxed(text: str) -> str | None:
             elif character == "}" and text[position - 1] != "\\":
                 depth -= 1
                 if depth == 0:
-                    return text[start + len("\\boxed{") : position].strip()
+                    return start, position + 1
     return None
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return the content of the last complete ``\boxed{…}`` (balanced braces), or None."""
+    found = find_boxed(text)
+    return None if found is None else text[found[0] + len("\\boxed{") : found[1] - 1].strip()
 
 
 def chat_rows(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -6,7 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aster_env.dialects.base import Dialect, Parsed, Schemas, chat_rows, last_boxed, split_thought, template_pieces
+from aster_env.dialects.base import (
+    Dialect,
+    Parsed,
+    Schemas,
+    chat_rows,
+    find_boxed,
+    last_boxed,
+    split_thought,
+    template_pieces,
+)
 from aster_env.tokenizers import Tokenizer
 from aster_env.types import Message, ToolCall
 
@@ -19,10 +28,14 @@ class Hermes(Dialect):
 
     The prompt follows the tokenizer's chat template where it has one (a template that never mentions ``tools`` gets
     their description as a system message), else ChatML with a description of the tools.
+
+    Models write their reasoning with or without ``<think>``: text before a call, or in a turn without an answer, is
+    taken for a think among a turn's ``actions``. Text beside an answer is part of the answer.
     """
 
     name = "hermes"
     stop = (CLOSE,)
+    result_tag = "tool_response"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -85,6 +98,17 @@ class Hermes(Dialect):
     def answer(self, value: str) -> str:
         r"""Write ``\boxed{…}``."""
         return f"\\boxed{{{value}}}"
+
+    def _call_opening(self, visible: str) -> int:
+        return visible.index(OPEN)
+
+    def _answer_opening(self, visible: str) -> int:
+        found = find_boxed(visible)
+        assert found is not None
+        return found[0]
+
+    def _free_end(self, visible: str) -> int:
+        return len(visible.partition(OPEN)[0])
 
 
 def _read_call(body: str) -> ToolCall:

@@ -18,11 +18,12 @@ class Tags(Dialect):
     r"""``<python>code</python>``, answered by ``<result>`` in the same message (Tool-Star, arXiv 2505.16410).
 
     The tag's name is the tool's, and its content the tool's one required argument. The answer is the content of
-    ``<answer>``, or the ``\boxed{…}`` inside it.
+    ``<answer>``, or the ``\boxed{…}`` inside it. Text outside tags is no action.
     """
 
     name = "tags"
     stop = tuple(f"</{tag}>" for tag in _TAGS)
+    result_tag = "result"
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__(tokenizer)
@@ -82,6 +83,14 @@ class Tags(Dialect):
     def answer(self, value: str) -> str:
         r"""Write ``<answer>\boxed{…}</answer>``."""
         return f"<answer>\\boxed{{{value}}}</answer>"
+
+    def _call_opening(self, visible: str) -> int:
+        opened = _OPEN.search(visible)
+        assert opened is not None
+        return opened.start()
+
+    def _answer_opening(self, visible: str) -> int:
+        return visible.rfind("<answer>")
 
 
 def _answer(visible: str) -> str | None:

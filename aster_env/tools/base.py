@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from aster_env.errors import InfrastructureError
 from aster_env.types import ToolCall, ToolResult
 
 
@@ -79,6 +81,32 @@ def check_call(call: ToolCall, tools: Mapping[str, Tool]) -> ToolCall:
             f"Unknown tool {call.name!r}.{hint} Available tools: {', '.join(sorted(tools))}.",
         )
     return ToolCall(tool.name, call.arguments, _arguments_problem(tool, call.arguments))
+
+
+async def run_call(call: ToolCall, tools: Mapping[str, Tool], seconds: float) -> ToolResult:
+    """Execute a checked call, or say what is wrong with it.
+
+    Args:
+        call: see ``check_call``.
+        tools: by their own names.
+        seconds: how long a call may take before it counts as one that never comes back.
+
+    Raises:
+        InfrastructureError: the tool could not work, or did not come back.
+    """
+    if call.problem is not None:
+        return ToolResult(f"Error: {call.problem}", ok=False)
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await tools[call.name](**call.arguments)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise InfrastructureError(
+            f"The tool {call.name!r} did not come back within {seconds:g} s. A tool bounds its own time; "
+            "this is the last resort."
+        ) from error
 
 
 def _arguments_problem(tool: Tool, arguments: Mapping[str, Any]) -> str | None:

@@ -26,6 +26,7 @@ from aster_train.policies.hf import HFPolicy
 from aster_train.tiny.coldstart import cold_start, embedded_tokenizer
 from aster_train.tiny.controls import ForgetfulPool, InertPool
 from aster_train.tiny.report import interval, markdown, picture
+from aster_train.watch import read_warnings
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tiny_demo.yaml"
 PROBLEMS = 256
@@ -79,6 +80,7 @@ def run(seed: int, out: Path, threads: int = 1) -> dict[str, Any]:
 
     log = json.loads((after_model / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     report = {"seed": seed, "before": before, "after": after, "controls": controls, "seconds": seconds, "log": log}
+    report["collapse"] = read_warnings(after_model)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
     picture(report, out / "curves.png")

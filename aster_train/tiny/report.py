@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aster_train.watch import warning_lines
+
 
 def interval(right: int, count: int) -> tuple[float, float]:
     """Return the 95 % interval of a proportion (Wilson, 1927)."""
@@ -38,6 +40,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
     episodes = report["after"]["test sampled"]["episodes"]
     lines += ["", f"{episodes} problems each, 95 % intervals. {total:.0f} seconds: {parts}.", ""]
+    lines += [*warning_lines(report["collapse"]), ""]
     return "\n".join(lines)
 
 

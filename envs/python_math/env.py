@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aster_env.env import ToolEnv
-from aster_env.errors import UsageError
+from aster_env.errors import UsageError, check_name
 from aster_env.kernels import check_pool, pool_options
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
 from aster_env.limits import Limits
 from aster_env.presets import Fields
+from aster_env.rewards.base import Reward
 from aster_env.rewards.math import MathReward
+from aster_env.rewards.toolstar import ToolStarReward
 from aster_env.tasks import TaskSet, load_tasks, share_tasks
 from aster_env.tools.base import Tool
 from aster_env.tools.python import PythonTool, check_call_limits
+from aster_env.types import Trajectory
 from aster_env.vector import ToolVectorEnv
 
 from .tasks import GENERATORS
 
+REWARDS = {"math": MathReward, "toolstar": ToolStarReward}
+"""What scores an episode, by name."""
 INSTRUCTION = "\n\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -44,6 +49,9 @@ class PythonMathEnv(ToolEnv):
             Landlock or seccomp is missing, and ``"ipykernel"``, which never isolates, needs it; for the other pools
             it makes no difference.
         instruction: appended to each problem.
+        reward: ``"math"`` (1 for an equivalent answer), ``"toolstar"`` (the dialect ``"tags"`` only; see
+            ``aster_env.rewards.toolstar``), or a Reward.
+        require_tool: whether an answer before any executed call is refused, as an invalid call is; the episode goes on.
         **options: see ``ToolEnv``: ``tokenizer``, ``dialect``, ``system``, ``view``, ``render_mode``.
 
     Raises:
@@ -67,6 +75,8 @@ class PythonMathEnv(ToolEnv):
         pool_options: Mapping[str, Any] | None = None,
         allow_unsandboxed: bool = False,
         instruction: str = INSTRUCTION,
+        reward: str | Reward = "math",
+        require_tool: bool = False,
         **options: Any,
     ) -> None:
         limits = Limits(max_tool_calls, max_tokens, max_invalid_calls)
@@ -83,12 +93,13 @@ class PythonMathEnv(ToolEnv):
         )
         super().__init__(
             loaded,
-            MathReward(),
+            _make_reward(reward, options.get("dialect", "hermes")),
             instruction=instruction,
             limits=limits,
             **options,
         )
         self._timeout, self._max_output = timeout, max_output
+        self.require_tool = _flag("require_tool", require_tool)
         self.hang_seconds = max(self.hang_seconds, 2 * timeout)
         self._leased: KernelPool | None = None
 
@@ -98,6 +109,12 @@ class PythonMathEnv(ToolEnv):
         if isinstance(pool, str):
             pool = self._leased = lease_pool(pool, **self._pool_options)
         return [PythonTool(pool, timeout=self._timeout, max_output=self._max_output)]
+
+    def refuse_answer(self, trajectory: Trajectory) -> str | None:
+        """Say that the tool comes first, where it must and no call was executed yet."""
+        if not self.require_tool or trajectory.tool_calls:
+            return None
+        return "The answer was not taken: no code has been run yet. Call 'python' first, then answer."
 
     async def close_tools(self) -> None:
         """Give the shared pool back."""
@@ -118,10 +135,30 @@ def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any)
     return ToolVectorEnv(make, num_envs, autoreset_mode)
 
 
+def _make_reward(reward: Any, dialect: str) -> Reward:
+    if isinstance(reward, str):
+        if check_name("reward", reward, REWARDS) == "toolstar" and dialect != "tags":
+            raise UsageError(
+                f"reward='toolstar' reads the tags of Tool-Star, and dialect={dialect!r}. Fix: dialect='tags'."
+            )
+        made: Reward = REWARDS[reward]()
+        return made
+    if not isinstance(reward, Reward):
+        raise UsageError(
+            f"reward={reward!r} is a {type(reward).__name__}. Allowed: {', '.join(map(repr, REWARDS))}, or a Reward."
+        )
+    return reward
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is not allowed. Allowed: True or False.")
+    return value
+
+
 def _read_options(pool: Any, options: Any, allow_unsandboxed: Any) -> dict[str, Any]:
     """Return the options that ``open_pool`` gets, checked."""
-    if not isinstance(allow_unsandboxed, bool):
-        raise UsageError(f"allow_unsandboxed={allow_unsandboxed!r} is not allowed. Allowed: True or False.")
+    _flag("allow_unsandboxed", allow_unsandboxed)
     if options is not None and not isinstance(options, Mapping):
         raise UsageError(f"pool_options={options!r} is a {type(options).__name__}. Allowed: a mapping of options.")
     if not isinstance(pool, str):

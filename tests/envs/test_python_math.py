@@ -21,6 +21,7 @@ from aster_env.types import StopReason, Task
 from aster_train.tiny.controls import InertPool
 from tests.kernels.servers import below
 from tests.kernels.test_ipykernel import alive, wait_until_gone
+from tests.support import ExactReward
 
 OPTIONS = {"task_options": {"size": 8}}
 
@@ -307,3 +308,71 @@ def test_the_version_is_the_packages():
 
     assert aster_env.__version__ == importlib.metadata.version("aster-gym")
     assert Path(aster_env.__file__).with_name("py.typed").exists()
+
+
+@pytest.mark.parametrize("dialect", ["hermes", "tags"])
+def test_where_the_tool_is_required_an_answer_before_it_is_refused_and_the_episode_goes_on(dialect):
+    env = make(view="text", require_tool=True, dialect=dialect, max_invalid_calls=2)
+    write = env.unwrapped.dialect
+    for wrong in (0, 1):
+        _, info = env.reset(seed=0)
+        gold = env.unwrapped.tasks.get(info["task_id"]).answers[0]
+        answer = write.answer(gold) + "<|im_end|>"
+        observation, _, terminated, truncated, info = env.step(answer)
+        assert "Call 'python' first" in observation
+        assert not terminated
+        assert not truncated
+        assert info["tool_calls"] == 0
+        # A call that is not executed does not count.
+        assert "Unknown tool" in env.step(write.call("search", {"query": "x"}))[0]
+        if wrong:
+            assert env.step(answer)[-1]["stop"] is StopReason.INVALID_CALLS
+            continue
+        assert "2" in env.step(write.call("python", {"code": "1 + 1"}))[0]
+        _, reward, terminated, _, info = env.step(answer)
+        assert (reward, terminated, info["stop"]) == (1.0, True, StopReason.ANSWERED)
+        refused = [call for turn in info["trajectory"].model_turns for call in turn.calls if call.problem]
+        assert [call.name for call in refused] == ["answer", "search"]
+    env.close()
+
+
+def test_without_the_option_an_answer_needs_no_tool():
+    env = make(view="text")
+    _, info = env.reset(seed=0)
+    step = env.step(f"\\boxed{{{env.unwrapped.tasks.get(info['task_id']).answers[0]}}}")
+    assert step[1:3] == (1.0, True)
+    env.close()
+
+
+def test_the_reward_of_tool_star_scores_form_before_the_answer():
+    env = make(view="text", reward="toolstar", dialect="tags")
+    scores = []
+    for thought in ("<think>easy</think>", ""):
+        _, info = env.reset(seed=0)
+        gold = env.unwrapped.tasks.get(info["task_id"]).answers[0]
+        env.step(thought + "<python>1 + 1</python>")
+        scores.append(env.step(f"<answer>\\boxed{{{gold}}}</answer>")[1])
+    assert scores == [1.0, -1.0]
+    env.close()
+
+
+def test_a_reward_of_ones_own_is_used():
+    env = make(view="text", reward=ExactReward())
+    _, info = env.reset(seed=0)
+    gold = env.unwrapped.tasks.get(info["task_id"]).answers[0]
+    assert env.step(f"\\boxed{{{gold}.0}}")[1] == 0.0
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"reward": "toolstra"}, "Did you mean 'toolstar'"),
+        ({"reward": "toolstar"}, "Fix: dialect='tags'"),
+        ({"reward": 3}, "Allowed: 'math', 'toolstar', or a Reward"),
+        ({"require_tool": "yes"}, "Allowed: True or False"),
+    ],
+)
+def test_wrong_rewards_and_requirements_are_named(options, says):
+    with pytest.raises(UsageError, match=says):
+        make(**options)

@@ -22,7 +22,7 @@ class EvenIds:
 
 
 class ParityEnv(EchoEnv):
-    def __init__(self, max_tokens: int = 120, tokenizer: Any = None, render_mode: str | None = None) -> None:
+    def __init__(self, max_tokens: int = 56, tokenizer: Any = None, render_mode: str | None = None) -> None:
         super().__init__(tokenizer=tokenizer, limits=Limits(2, max_tokens))
         self.reward = EvenIds()
 

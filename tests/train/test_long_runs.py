@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig
 
 from aster_env.errors import InfrastructureError, JudgeError, PolicyError
+from aster_env.limits import Limits
 from aster_env.rollout import Completion
 from aster_train.checkpoints import resume_from
 from aster_train.config import ASTER, lora_config, training_arguments
@@ -30,6 +31,8 @@ TRAIN = {
     "per_device_train_batch_size": 4, "steps_per_generation": 2, "num_generations": 2, "max_steps": 8, "save_steps": 2,
     "learning_rate": 1e-2, "gradient_checkpointing": False, "seed": 7, "disable_tqdm": True, "use_cpu": True,
 }  # fmt: skip
+EPISODES = 8
+"""In a batch."""
 
 
 def make_trainer(model, out, lora=None, patience=0, ahead=False, **train):
@@ -204,13 +207,12 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_the_weights_are_touche
 
 def test_an_engine_that_is_down_for_a_while_is_waited_for(make, whole, capsys):
     trainer = make(patience=60)
-    generate, until = trainer.policy.generate, []
+    generate, failures = trainer.policy.generate, []
 
     async def down(request):
-        if trainer.state.global_step == 2:
-            until.append(until[0] if until else time.monotonic() + 1.5)
-            if time.monotonic() < until[0]:
-                raise PolicyError("the endpoint restarts")
+        if trainer.state.global_step == 2 and len(failures) < EPISODES:
+            failures.append(request)
+            raise PolicyError("the endpoint restarts")
         return await generate(request)
 
     trainer.policy.generate = down
@@ -238,15 +240,14 @@ def test_an_engine_that_stays_down_ends_the_run_after_its_patience_and_loses_no_
 
 def test_a_judge_that_is_down_for_a_while_is_waited_for(make, whole):
     trainer = make(patience=60)
-    env, until = trainer._runners["train"].envs[0], []
+    env, failures = trainer._runners["train"].envs[0], []
     judge = env.reward
 
     class Down:
         async def __call__(self, task, trajectory):
-            if trainer.state.global_step == 2:
-                until.append(until[0] if until else time.monotonic() + 1.5)
-                if time.monotonic() < until[0]:
-                    raise JudgeError("the judge answers 503")
+            if trainer.state.global_step == 2 and len(failures) < EPISODES:
+                failures.append(task)
+                raise JudgeError("the judge answers 503")
             return await judge(task, trajectory)
 
         async def close(self):
@@ -309,7 +310,7 @@ def test_sigterm_does_not_wait_for_the_patience(make):
 def test_a_tool_that_never_comes_back_masks_its_episode(make):
     trainer = make(max_steps=2)
     for env in trainer._runners["train"].envs:
-        env.hang_seconds = 0.2
+        env.hang_seconds, env.limits = 0.2, Limits(2, 120)
         env.tool.respond = lambda code: 1000.0
     ids = tuple(trainer._tokenizer.encode(
         '<tool_call>\n{"name": "python", "arguments": {"code": "1"}}\n</tool_call><|im_end|>'

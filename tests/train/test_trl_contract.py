@@ -108,7 +108,7 @@ def test_each_task_is_played_as_a_group_and_the_advantages_are_ours(trainer, mon
         return seen["output"]
 
     trainer.rollout_func = spy
-    monkeypatch.setattr("aster_train.trainer.group_relative", lambda rewards, size, scale: torch.arange(8.0))
+    monkeypatch.setattr("aster_train.recipe.group_relative", lambda rewards, size, scale: torch.arange(8.0))
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
     output = trainer._generate_and_score_completions(batch)
@@ -300,7 +300,7 @@ def test_a_batch_whose_tokens_are_all_masked_is_logged(trainer):
     trainer = with_guesser(trainer())
     none = torch.zeros(2, 3)
     output = {"old_per_token_logps": none, "sampling_per_token_logps": none, "completion_mask": none, "tool_mask": none}
-    trainer._log_episodes(output, torch.tensor([True]))
+    trainer._log_episodes(output, torch.tensor([True]), {})
     assert "sampling/logprob_difference_max" not in trainer._metrics[trainer._mode]
 
 

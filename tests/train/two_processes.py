@@ -6,8 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from aster_env.errors import InfrastructureError
-from tests.train.test_trl_contract import make_trainer, with_guesser
+sys.modules["vllm"] = None  # TRL would import it, for half of this program's time
+
+from aster_env.errors import InfrastructureError  # noqa: E402
+from tests.train.test_trl_contract import make_trainer, with_guesser  # noqa: E402
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""The published recipes: which there are, what each would do here, and each in small."""
