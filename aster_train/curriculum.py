@@ -39,7 +39,7 @@ class Verdict(enum.StrEnum):
     UNSOLVED = "unsolved"
     """Right in none. Kept: a longer context may change that."""
     NOT_PLAYED = "not played"
-    """No episode of it was scored. Kept."""
+    """The last epoch did not play it. Kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,13 @@ def read_curriculum(values: Mapping[str, Any] | None) -> Curriculum | None:
 
 
 def solved_counts(folder: str | Path) -> dict[str, Count]:
-    """Return, for each task of a run's last epoch, how many of its scored episodes were right, and how many there were.
+    """Return, for each task of a run's last epoch, how many of its episodes were right, and how many there were.
 
     The last epoch is the last whole one that ``trainer_state.json`` tells of, in the run's folder or in its newest
     checkpoint: of E whole epochs of S steps each, steps (E - 1)·S to E·S. Where no state is there, or no epoch was
-    whole, it is each task's last step. Episodes that were masked for an infrastructure failure count for nothing. Only
-    what was trained on is in the files: where a selection of episodes is switched on, that is what it chose.
+    whole, it is each task's last step. An episode that failed outside the model is not right: a task is dropped only on
+    the evidence of all its episodes. Only what was trained on is in the files: where a selection of episodes is
+    switched on, that is what it chose; a band of accuracy leaves out the very groups that a curriculum would drop.
 
     Args:
         folder: ``output_dir`` of the run; its ``trajectories/train-*.jsonl`` are read line by line.
@@ -132,13 +133,13 @@ def solved_counts(folder: str | Path) -> dict[str, Count]:
         files = [(step, path) for step, path in files if step in steps]
     seen: dict[str, tuple[int, int, int]] = {}
     for step, path in files:
-        for task_id, right in _scored(path):
+        for task_id, right in _played(path):
             before, rights, played = seen.get(task_id, (step, 0, 0))
             if steps is None and before != step:
                 rights, played = 0, 0
             seen[task_id] = (step, rights + right, played + 1)
     if not seen:
-        raise UsageError(f"{str(folder / 'trajectories')!r} holds no scored episode of its last epoch.")
+        raise UsageError(f"{str(folder / 'trajectories')!r} holds no episode of its last epoch.")
     return {task_id: (rights, played) for task_id, (_, rights, played) in seen.items()}
 
 
@@ -197,7 +198,7 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def _text(said: Mapping[str, Any]) -> str:
-    counted = f"steps {said['steps'][0]} to {said['steps'][1]}" if said["steps"] else "each task's last step"
+    counted = f"steps {said['steps'][0]} to {said['steps'][1] - 1}" if said["steps"] else "each task's last step"
     rows = [
         f"{group['right']:>4} of {group['played']:<2}  {group['tasks']:>6}  {'kept' if group['kept'] else 'dropped'}"
         for group in said["groups"]
@@ -212,6 +213,7 @@ def _text(said: Mapping[str, Any]) -> str:
             "",
             f"kept: {said['kept']} of {said['tasks']} tasks: {verdicts['partly']} right in some of their episodes, "
             f"{verdicts['unsolved']} in none",
+            "tasks that the last epoch did not play are kept, too",
             f"dropped: {verdicts['solved']}, right in all: such a group has no variance, and teaches nothing",
         ]
     )
@@ -231,16 +233,16 @@ def _files(folder: Path) -> list[tuple[int, Path]]:
     return files
 
 
-def _scored(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield task id and rightness of a file's scored episodes; of a line no more is read than that takes."""
+def _played(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield task id and rightness of a file's episodes; of a line no more is read than that takes."""
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
+                if not line.endswith(b"\n"):
+                    return  # a run that was killed left it unfinished
                 row = _head(line)
-                if row["reward"] is None or row["stop"] == StopReason.INFRASTRUCTURE:
-                    continue
-                correct = row["reward_terms"].get("correct", row["reward"])
-                yield row["task"]["id"], correct >= 1
+                scored = row["reward"] is not None and row["stop"] != StopReason.INFRASTRUCTURE
+                yield row["task"]["id"], scored and row["reward_terms"].get("correct", row["reward"]) >= 1
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path}, line {number}: no episode ({type(error).__name__}: {error}).") from error
 

@@ -29,6 +29,7 @@ from aster_train.dpo_config import DPO, LORA, DPOSettings, Sampling
 from aster_train.export import export
 from aster_train.preferences import Pair, Preferences, make_pairs
 from aster_train.progress import show_progress
+from aster_train.ranks import raise_together
 
 MODEL = "model"
 """The folder in ``output_dir`` that holds the trained model, its adapters merged: what GRPO goes on from."""
@@ -68,16 +69,20 @@ def main(arguments: Sequence[str]) -> None:
 def prefer(settings: DPOSettings, sampling: Sampling, model: str, args: DPOConfig, tokenizer: Any) -> Preferences:
     """Return the pairs of the episodes that ``model`` plays, the same on every process.
 
-    The episodes are kept in ``output_dir/trajectories/sampled.jsonl``: a run that resumes pairs those, for its model
-    has seen them. Without a pair, they are in ``unpaired.jsonl`` beside it, and a run that starts again plays anew.
+    The episodes are kept in ``output_dir/trajectories/sampled.jsonl``, and what they were played with in
+    ``sampled.json``: a run that resumes pairs those, for its model has seen them. Without a pair, new ones are in
+    ``unpaired.jsonl`` beside it, and a run that starts again plays anew.
 
     Raises:
-        UsageError: the environment cannot be made, or no task gave a pair.
+        UsageError: the environment cannot be made, no task gave a pair, or the episodes that are kept were played with
+            something else than what is configured.
         InfrastructureError: not one episode could be played.
     """
     file = Path(args.output_dir) / "trajectories" / "sampled.jsonl"
+    source = _source(settings, sampling, model, args.seed)
     known = all(gather_object([file.is_file()]))
     if known:
+        _check_source(file, source)
         lines = file.read_text(encoding="utf-8").splitlines()
         episodes = [Trajectory.from_json(json.loads(line)) for line in lines]
     else:
@@ -85,10 +90,10 @@ def prefer(settings: DPOSettings, sampling: Sampling, model: str, args: DPOConfi
             episodes = play_tasks(settings, sampling, model, args, as_tokenizer(tokenizer))
     options = {"threshold": sampling.threshold, "per_task": sampling.pairs_per_task, "max_length": args.max_length}
     preferences = make_pairs(episodes, **options, seed=args.seed)
-    if not preferences.pairs:
-        file = file.with_name("unpaired.jsonl")
-    if not known and args.process_index == 0:
-        _write(file, episodes)
+    if not known:
+        if not preferences.pairs:
+            file = file.with_name("unpaired.jsonl")
+        _keep(file, episodes, source if preferences.pairs else None, args.process_index)
     if not preferences.pairs:
         raise UsageError(
             f"No pair to learn from: {preferences.report()} (right: a reward of at least {sampling.threshold:g}). "
@@ -170,11 +175,52 @@ def _whole_models(args: DPOConfig) -> Iterator[None]:
         set_hf_deepspeed_config(plugin.dschf)
 
 
-def _write(file: Path, episodes: Sequence[Trajectory]) -> None:
-    """Write episodes; the file is there whole or not at all."""
+def _source(settings: DPOSettings, sampling: Sampling, model: str, seed: int) -> dict[str, Any]:
+    """Return what decides which episodes are played, as plain JSON; not what decides how they are paired."""
+    played = {name: getattr(sampling, name) for name in ("prompts", "rollouts", "temperature", "top_p")}
+    folder = str(Path(model).resolve()) if Path(model).is_dir() else model
+    values = {"model": folder, "env": settings.env, "env_kwargs": settings.env_kwargs, "sampling": played, "seed": seed}
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=repr))
+    return plain
+
+
+def _check_source(file: Path, source: Mapping[str, Any]) -> None:
+    """Raise a UsageError where the episodes of ``file`` were played with something else."""
+    note = file.with_suffix(".json")
+    before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    other = [
+        f"{name} was {before.get(name)!r} and is {value!r}"
+        for name, value in source.items()
+        if before.get(name) != value
+    ]
+    if other:
+        raise UsageError(
+            f"The episodes in {file} were not played with this configuration: {'; '.join(other)}. "
+            f"Fix: name another train.output_dir, or delete the folder {file.parent.parent} to start anew."
+        )
+
+
+def _keep(file: Path, episodes: Sequence[Trajectory], source: Mapping[str, Any] | None, process: int) -> None:
+    """Write episodes, and what they were played with, on the first process; return when they are there.
+
+    Collective: another process that went on to end the run would have the launcher end the first one at its writing.
+    """
+    failure: Exception | None = None
+    if process == 0:
+        try:
+            if source is not None:
+                _write(file.with_suffix(".json"), json.dumps(source, indent=2))
+            _write(file, "".join(json.dumps(t.to_json()) + "\n" for t in episodes))
+        except OSError as error:
+            failure = error
+    raise_together(failure)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file; it is there whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     written = file.with_suffix(".partial")
-    written.write_text("".join(json.dumps(t.to_json()) + "\n" for t in episodes), encoding="utf-8")
+    written.write_text(text, encoding="utf-8")
     written.replace(file)
 
 

@@ -23,6 +23,7 @@ class EpisodeFiles:
 
     def __init__(self, output_dir: str, rank: int = 0, processes: int = 1) -> None:
         self._folder = Path(output_dir) / "trajectories"
+        self._rank, self._processes = rank, processes
         self._suffix = f"-rank{rank}" if processes > 1 else ""
         self._last: dict[str, tuple[int, int]] = {}
         self._open = self._folder
@@ -39,8 +40,17 @@ class EpisodeFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._open = self._folder / f"{mode}-{step:06d}{self._suffix}.jsonl"
         if batch == 0:
+            if self._rank == 0:
+                self._remove_strangers(f"{mode}-{step:06d}")
             self._open.write_bytes(b"")
         return batch
+
+    def _remove_strangers(self, stem: str) -> None:
+        """Remove what a run on another number of processes wrote of this step, before it was resumed on these."""
+        own = {f"{stem}-rank{rank}" for rank in range(self._processes)} if self._processes > 1 else {stem}
+        for path in self._folder.glob(f"{stem}*.jsonl"):
+            if path.stem not in own:
+                path.unlink()
 
     def write(self, trajectories: Sequence[Trajectory], columns: Mapping[str, Sequence[float]]) -> None:
         """Add a batch to the file turned to, each episode with its ``advantage`` and other numbers of the trainer."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aster_env.errors import UsageError, check_name
-from aster_env.types import Trajectory
+from aster_env.types import StopReason, Trajectory
 from aster_train.values import check_type
 
 BUFFER = 4096
@@ -116,7 +116,9 @@ class Penalties:
             return {}
         terms = {}
         if self.overlong is not None:
-            terms["penalty/overlong"] = overlong_penalty(len(trajectory.ids), limit, self.overlong)
+            # An observation that did not fit is not among the ids, and ended the episode all the same.
+            length = limit if trajectory.stop is StopReason.MAX_TOKENS else len(trajectory.ids)
+            terms["penalty/overlong"] = overlong_penalty(length, limit, self.overlong)
         if self.wrong_floor is not None:
             terms["penalty/wrong_floor"] = self._wrong(trajectory, trajectory.reward, self.wrong_floor)
         return terms

@@ -35,11 +35,13 @@ class Preferences:
         pairs: in the order of their tasks.
         tasks: how many there are of each kind: ``paired``, ``all_right``, ``all_wrong``, ``unscored``.
         overlong: episodes left out for their length.
+        unjudged: episodes left out because the judge of the answer ran out of time.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     tasks: Counter[str] = field(default_factory=Counter)
     overlong: int = 0
+    unjudged: int = 0
 
     def report(self) -> str:
         """Say in a line what was found."""
@@ -47,7 +49,7 @@ class Preferences:
         return (
             f"{len(self.pairs)} pairs from {sum(counts.values())} tasks: {counts['paired']} with a right and a wrong "
             f"episode, {counts['all_right']} all right, {counts['all_wrong']} all wrong, {counts['unscored']} without "
-            f"a scored episode; {self.overlong} overlong episodes left out"
+            f"a scored episode; {self.overlong} overlong and {self.unjudged} unjudged episodes left out"
         )
 
 
@@ -62,7 +64,7 @@ def make_pairs(
     """Pair episodes of Tool-Star's self-critic rule (arXiv 2505.16410): chosen r >= 1, rejected r < 1, of one task.
 
     How many pairs a task gives is not published; here an episode is in one pair at most, drawn at random. Episodes
-    that failed for reasons outside the model, or in which it sampled nothing, are in none.
+    that failed for reasons outside the model, in which it sampled nothing, or whose answer was not judged, are in none.
 
     Args:
         trajectories: scored episodes, in any order.
@@ -75,7 +77,9 @@ def make_pairs(
     found = Preferences()
     rng = np.random.default_rng(seed)
     for group in _by_task(trajectories).values():
-        scored = [t for t in group if t.reward is not None and any(t.mask)]
+        played = [t for t in group if t.reward is not None and any(t.mask)]
+        scored = [t for t in played if not t.reward_terms.get("unjudged")]
+        found.unjudged += len(played) - len(scored)
         fitting = [t for t in scored if max_length is None or len(t.ids) <= max_length]
         found.overlong += len(scored) - len(fitting)
         right = [t for t in fitting if (t.reward or 0.0) >= threshold]

@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from aster_env.errors import AsterError, UsageError, check_name
 KINDS = ("grpo", "dpo")
 """A round's stages, in order: each an entry point beside this file, and a YAML file of the recipe's folder."""
 _FINISHED = "finished.json"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,8 @@ def plan(
 def alternate(stages: Sequence[Stage], model: str, output_dir: Path, run: Callable[[Stage, str], int]) -> str:
     """Run the stages, each on the model that the one before left, and return the last model.
 
-    Those that ``output_dir/finished.json`` names are passed over; the one that was interrupted is run again, and goes
-    on from its own checkpoint.
+    Those that ``output_dir/finished.json`` names, with the model and the arguments that they ran on, are passed over;
+    the one that was interrupted is run again, and goes on from its own checkpoint.
 
     Args:
         stages: in order.
@@ -109,23 +111,38 @@ def alternate(stages: Sequence[Stage], model: str, output_dir: Path, run: Callab
         run: runs a stage on a model, and returns its exit code.
 
     Raises:
+        UsageError: a stage that is finished ran on another model or with other arguments.
         SystemExit: a stage failed; the exit code is passed on.
     """
     note = output_dir / _FINISHED
-    finished: dict[str, str] = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    finished: dict[str, dict[str, Any]] = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     for stage in stages:
-        if stage.name not in finished:
+        given = {"model": model, "arguments": list(stage.arguments)}
+        if stage.name in finished:
+            _check_same(note, stage, finished[stage.name], given)
+        else:
             print(f"{stage.name}: on {model}", flush=True)
             code = run(stage, model)
             if code:
                 print(f"{stage.name} ended with exit code {code}. The same command goes on with it.", flush=True)
                 raise SystemExit(code)
-            finished[stage.name] = plain_model(stage.folder)
+            finished[stage.name] = {**given, "left": plain_model(stage.folder)}
             written = note.with_suffix(".partial")
             written.write_text(json.dumps(finished, indent=2), encoding="utf-8")
             written.replace(note)
-        model = finished[stage.name]
+        model = finished[stage.name]["left"]
     return model
+
+
+def _check_same(note: Path, stage: Stage, before: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    other = [
+        f"{name} was {before.get(name)} and is {value}" for name, value in given.items() if before.get(name) != value
+    ]
+    if other:
+        raise UsageError(
+            f"{stage.name} is finished, but it ran otherwise, says {note}: {'; '.join(other)}. "
+            f"Fix: the same command as before, another --output-dir, or delete the folder {note.parent} to start anew."
+        )
 
 
 def plain_model(folder: Path) -> str:
@@ -143,21 +160,50 @@ def plain_model(folder: Path) -> str:
 
 
 def launch(command: Sequence[str]) -> int:
-    """Run a command and return its exit code; SIGTERM and an interruption end all of its processes, too."""
-    process = subprocess.Popen(command, start_new_session=True)
+    """Run a command and return its exit code, 128 + n where signal n ended it.
 
-    def end(*_: Any) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, end)
+    SIGTERM and an interruption end all processes of its group. It is waited for the last of them, not for the first:
+    the launcher is gone at once, while the training process still saves a checkpoint.
+    """
+    received: list[int] = []
+    # One that is ignored, as in the background of a shell's script, stays so.
+    heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda n, _: received.append(n)) for number in heeded}
     try:
-        return process.wait()
+        process = subprocess.Popen(command, start_new_session=True)
+        code = _wait(process, received)
     finally:
-        signal.signal(signal.SIGTERM, before)
-        if process.poll() is None:
-            end()
-            process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code < 0:
+        return 128 - code
+    return code or (128 + received[0] if received else 0)
+
+
+def _wait(process: subprocess.Popen[bytes], received: Sequence[int]) -> int:
+    """Return the exit code, passing SIGTERM on for each signal that comes in meanwhile."""
+    code, sent = process.poll(), 0
+    while code is None or ((received or code < 0) and _lives(process.pid)):
+        # A launcher that died of a signal of its own leaves its processes behind.
+        wanted = max(len(received), int(code is not None and code < 0))
+        if wanted > sent:
+            sent = wanted
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.05)
+        code = process.poll()
+    return code
+
+
+def _lives(group: int) -> bool:
+    """Whether a process group has a process that runs; one that has ended may wait to be reaped for ever."""
+    import psutil  # type: ignore[import-untyped]  # it comes with accelerate, without types
+
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, list[str]]:

@@ -98,7 +98,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         self._runners = {"train": runner(env_kwargs=settings, wrappers=self._recipe.wrappers)}
         if eval_env_kwargs is not None:
             self._runners["eval"] = runner(env_kwargs={**settings, **eval_env_kwargs})
-        self._trajectories: list[Trajectory] = []
+        self._trajectories, self._played = list[Trajectory](), list[Trajectory]()
         self._chosen: dict[str, float] = {}
         self._evaluated: list[dict[str, float]] = []
         try:
@@ -249,10 +249,12 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
 
         started = self._clocks(runner)
         self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)
+        self._played = []
         if mode == "train":
             seconds, generation, idle = self._clocks(runner) - started
             self._ledger.add(seconds, generation, idle, self._trajectories)
             self._play_ahead(prompts, batch)
+            self._played = self._trajectories
             self._trajectories, self._chosen = self._recipe.prepare(
                 self._trajectories, self.num_generations, len(prompts), seed, runner.envs[0].limits.max_tokens
             )
@@ -271,20 +273,24 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             output["old_per_token_logps"] = output["sampling_per_token_logps"]
         training = self._mode == "train"
         recipe = self._recipe if training else Recipe()
-        local = torch.tensor(recipe.rows(self._trajectories), device=output["advantages"].device)
+        given = output["advantages"]
+        # In single precision, equal rewards such as 0.3 have a deviation, which would be divided by.
+        dtype = torch.float32 if given.device.type == "mps" else torch.float64
+        local = torch.tensor(recipe.rows(self._trajectories), dtype=dtype, device=given.device)
         rows = self.accelerator.gather(local)
         group_size = self.num_generations if training else self.num_generations_eval
         shaped = recipe.advantages(rows, group_size, scale=self.scale_rewards != "none")
         start = self.accelerator.process_index * len(local)
         own = Shaped(*(column[start : start + len(local)] for column in shaped.columns))
-        output["advantages"] = own.advantages
+        output["advantages"] = own.advantages.to(given.dtype)
         self._log_episodes(output, zero_variance(rows[:, 0], group_size), shaped.metrics() if recipe.shaping else {})
         self._files.write(self._trajectories, own.lists() if recipe.shaping else {"advantage": own.advantages.tolist()})
         return output
 
     def _log_episodes(self, output: Mapping[str, Any], flat: torch.Tensor, shaping: Mapping[str, float]) -> None:
         metrics = self._metrics[self._mode]
-        rows = gather_object([describe(t) for t in self._trajectories])
+        # What a selection left out was played all the same: without it, the metrics would be of its choice.
+        rows = gather_object([describe(t) for t in self._played or self._trajectories])
         if self._mode == "eval":
             self._evaluated += rows
         summary = {**summarize(rows), **shaping}
@@ -293,6 +299,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             for name in self._chosen:
                 values = [part[name] for part in chosen if not np.isnan(part[name])]
                 summary[name] = float(np.mean(values)) if values else float("nan")
+            summary["selection/played"] = float(sum(part["selection/played"] for part in chosen))
         summary["groups_without_variance"] = flat.float().mean().item()
         if not self._snapshot and "old_per_token_logps" in output and "sampling_per_token_logps" in output:
             # What was sampled is what is trained: the update's own forward pass gives the sampler's probabilities.

@@ -52,3 +52,13 @@ def test_what_playing_ahead_gains_is_what_was_kept():
 def test_every_file_it_names_exists():
     for name in re.findall(r"(?:aster_train|aster_env|benchmarks|envs)/[\w/]+\.(?:py|yaml)", README):
         assert (ROOT / name).is_file(), name
+
+
+def test_what_shaping_does_is_what_was_kept():
+    from benchmarks.shaping.report import ends, table
+
+    report = json.loads((ROOT / "benchmarks" / "results" / "shaping.json").read_text())
+    assert table(report) in (ROOT / "docs" / "shaping.md").read_text(encoding="utf-8")
+    place = report["measures"].index("tokens before the first call")
+    plain, aspo = (mean(ends(run)[place] for run in report["curves"][name]) for name in ("plain GRPO", "ASPO"))
+    assert f"from token {plain:.1f} to {aspo:.1f}" in " ".join(README.split())

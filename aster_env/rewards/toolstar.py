@@ -98,8 +98,9 @@ def thinks(spans: Sequence[Span]) -> bool:
 
 
 def answers_once(spans: Sequence[Span]) -> bool:
-    """Whether there is exactly one answer."""
-    return sum(span.name == "answer" for span in spans) == 1
+    """Whether there is exactly one answer, and in the last turn: one beside a call ended nothing."""
+    places = [place for place, span in enumerate(spans) if span.name == "answer"]
+    return len(places) == 1 and not any(span.foreign for span in spans[places[0] :])
 
 
 def pairs_calls_with_results(spans: Sequence[Span]) -> bool:

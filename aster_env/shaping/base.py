@@ -12,7 +12,7 @@ import gymnasium as gym
 from aster_env.dialects.base import ANSWER, THINK, Action, Dialect
 from aster_env.env import ToolEnv
 from aster_env.errors import UsageError
-from aster_env.types import Trajectory, Turn
+from aster_env.types import StopReason, Trajectory, Turn
 
 
 class Shaping(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs, abc.ABC):
@@ -48,13 +48,16 @@ class Shaping(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs, 
 def episode_actions(trajectory: Trajectory, dialect: Dialect) -> list[tuple[Turn, tuple[Action, ...]]]:
     """Return each model turn with its actions, those the environment refused left out.
 
-    A call has the tool's own name, where the model used an alias. What the environment appended holds no action.
+    A call has the tool's own name, where the model used an alias; one that came after a limit counts, for the model
+    made it. An answer is one only if the episode ended by it. What the environment appended holds no action.
 
     Args:
         trajectory: an episode, also a stored one.
         dialect: that it was played in.
     """
-    return [(turn, _accepted(dialect.actions(turn.text), turn)) for turn in trajectory.model_turns]
+    answered = trajectory.stop in (None, StopReason.ANSWERED)
+    turns = [(turn, _accepted(dialect.actions(turn.text), turn)) for turn in trajectory.model_turns]
+    return [(turn, tuple(a for a in actions if answered or a.kind != ANSWER)) for turn, actions in turns]
 
 
 def is_call(action: Action) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -142,11 +143,11 @@ class _Series:
 
     @property
     def start(self) -> float:
-        return math.fsum(value for _, value in self.first) / len(self.first)
+        return statistics.median(value for _, value in self.first)
 
     @property
     def now(self) -> float:
-        return math.fsum(value for _, value in self.last) / len(self.last)
+        return statistics.median(value for _, value in self.last)
 
 
 @dataclass(slots=True)
@@ -195,9 +196,12 @@ class CollapseWatch:
         return True
 
     def _calls_fell(self) -> bool:
-        """Whether episodes have fewer calls than at the start; true where nothing is known of them."""
+        """Whether episodes have fewer calls than at the start; true where no call was ever measured.
+
+        Calls may be measured more seldom than entropy: until they can be compared, they have not fallen.
+        """
         calls = self._series["calls"]
-        return not calls.full or calls.now <= FELL * calls.start
+        return not calls.first or (calls.full and calls.now <= FELL * calls.start)
 
     def _report(self, rule: _Rule, step: int) -> Collapse:
         series = self._series[rule.field]

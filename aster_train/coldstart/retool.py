@@ -39,21 +39,20 @@ def rewrite(row: Row, tool: str = "python") -> dict[str, Any]:
         tool: the name that the calls get.
 
     Raises:
-        ValueError: it is no such row, or it has a tag without its partner.
+        ValueError: it is no such row, it has a tag without its partner, or a tag within code or a result.
     """
-    messages = row.get("messages") if isinstance(row, Mapping) else None
-    if [m.get("role") for m in messages or ()] != ["user", "assistant"]:
-        raise ValueError("its 'messages' are not one of a user and one of an assistant")
-    asked, said = (message["content"] for message in messages or ())
+    asked, said = _contents(row)
     question = _QUESTION.search(asked)
     written: list[dict[str, Any]] = [{"role": "user", "content": question[1] if question else asked}]
     at = 0
     for block in _BLOCK.finditer(said):
+        for part in ("code", "result"):
+            _check(block[part], f"in the {part} of a block")
         call = {"type": "function", "function": {"name": tool, "arguments": {"code": block["code"].strip("\n")}}}
         written.append({"role": "assistant", "content": _text(said[at : block.start()]), "tool_calls": [call]})
         written.append({"role": "tool", "content": block["result"]})
         at = block.end()
-    written.append({"role": "assistant", "content": _ANSWER.sub(r"\1", _text(said[at:]))})
+    written.append({"role": "assistant", "content": _text(said[at:])})
     return {"messages": written}
 
 
@@ -63,16 +62,35 @@ def rewrite_all(rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
     for number, row in enumerate(rows, 1):
         try:
             kept.append(rewrite(row))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
+        except ValueError as error:
             left.append(f"row {number}: {error}")
     return kept, left
 
 
+def _contents(row: Row) -> list[str]:
+    """Return what the user asked and what the assistant said."""
+    messages = row.get("messages") if isinstance(row, Mapping) else None
+    if not isinstance(messages, Sequence):
+        raise ValueError("it has no list 'messages'")
+    for number, message in enumerate(messages, 1):
+        for key in ("role", "content"):
+            if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
+                raise ValueError(f"its message {number} has no text in {key!r}")
+    if [message["role"] for message in messages] != ["user", "assistant"]:
+        raise ValueError("its 'messages' are not one of a user and one of an assistant")
+    return [message["content"] for message in messages]
+
+
 def _text(text: str) -> str:
+    _check(text, "without its partner")
+    return _ANSWER.sub(r"\1", text).strip()
+
+
+def _check(text: str, where: str) -> None:
+    """Raise on a tag: a block that lacks its result runs on into the next, and a result may be opened twice."""
     stray = _TAG.search(text)
     if stray is not None:
-        raise ValueError(f"it has a {stray[0]} without its partner")
-    return text.strip()
+        raise ValueError(f"it has a {stray[0]} {where}")
 
 
 def main(arguments: Sequence[str]) -> None:

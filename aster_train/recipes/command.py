@@ -14,12 +14,15 @@ from typing import Any
 from aster_env.errors import MissingExtraError, UsageError
 from aster_train.recipes.listing import RECIPES, Entry, find, table
 
+_EPILOG = (
+    "With --dry-run and --tiny also --key value of the recipe's entry point after NAME, such as --model FOLDER or "
+    "--train.max_steps 10."
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; this module needs no more than the gym does, for every subcommand's parser comes here."""
-    parser.epilog = (
-        "after NAME also --key value of the recipe's entry point, such as --model FOLDER or --train.max_steps 10"
-    )
+    parser.epilog = _EPILOG
     parser.add_argument("name", nargs="?", help="which one; without it, they are listed")
     _options(parser)
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="options, and --key value of the recipe")
@@ -33,13 +36,21 @@ def run(options: argparse.Namespace) -> int:
         UsageError: no such recipe, or a wrong configuration.
         MissingExtraError: the extra 'train' is not installed.
     """
-    parser = argparse.ArgumentParser(prog="aster recipes NAME", allow_abbrev=False, exit_on_error=False)
+    parser = argparse.ArgumentParser(
+        prog=f"aster recipes {options.name or 'NAME'}",
+        usage="%(prog)s [options] [--key value ...]",
+        description="Show this recipe's file; with an option, plan it here, or run it in small.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
     _options(parser)
     try:
         late, overrides = parser.parse_known_args(options.rest)
     except argparse.ArgumentError as error:
         raise UsageError(f"aster recipes {options.name}: {error}") from error
     given: dict[str, Any] = {**vars(options), **vars(late)}
+    _check_flags(given)
     try:
         import yaml  # noqa: F401  (what every way below reads files with)
     except ImportError as error:
@@ -69,6 +80,22 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON", **absent)
     parser.add_argument("--gpus", type=int, metavar="N", help="of a dry run (those it is written for)", **absent)
     parser.add_argument("--gpu-memory", type=float, metavar="GIB", help="of each GPU of a dry run (80)", **absent)
+
+
+def _check_flags(given: dict[str, Any]) -> None:
+    """Raise ``UsageError`` for an option that would be ignored."""
+    there = {name for name in ("dry_run", "tiny", "gpus", "gpu_memory") if name in given}
+    named = {name: f"--{name.replace('_', '-')}" for name in there}
+    if there and given.get("name") is None:
+        flags = " ".join(named[name] for name in sorted(there))
+        raise UsageError(f"{flags} needs a recipe. Fix: aster recipes NAME {flags}; `aster recipes` lists the names.")
+    if {"dry_run", "tiny"} <= there:
+        raise UsageError("--dry-run beside --tiny is not allowed. Fix: leave out one of the two.")
+    for name in sorted(there & {"gpus", "gpu_memory"}):
+        if "dry_run" not in there:
+            raise UsageError(f"{named[name]} is of a dry run. Fix: add --dry-run, or leave it out.")
+    if "tiny" in there and given.get("json"):
+        raise UsageError("--json beside --tiny is not allowed: a run prints as it goes. Fix: leave out --json.")
 
 
 def _dry_run(entry: Entry, overrides: Sequence[str], given: dict[str, Any]) -> int:

@@ -85,7 +85,7 @@ def load_environment(env: str, env_kwargs: Mapping[str, Any], tokenizer: Any, on
 
     tasks = env_kwargs.get("tasks", "generated")
     if isinstance(tasks, str) and not online:
-        _check_cached(tasks, env_kwargs)
+        check_cached(tasks, env_kwargs)
     more = {} if tokenizer is None else {"tokenizer": tokenizer}
     return gymnasium.make(env, **{**env_kwargs, **more}).unwrapped
 
@@ -108,8 +108,13 @@ def said(error: AsterError) -> str:
     return text if len(text) <= 200 else f"{text[:197]}…"
 
 
-def _check_cached(tasks: str, env_kwargs: Mapping[str, Any]) -> None:
-    """Raise ``UsageError`` if tasks are on the hub alone: its client would try for half a minute."""
+def check_cached(tasks: str, env_kwargs: Mapping[str, Any]) -> None:
+    """Raise ``UsageError`` if tasks are on the hub alone: its client would try for half a minute.
+
+    Args:
+        tasks: a preset's name, or a name on the hub.
+        env_kwargs: of the configuration; ``tasks_path`` says where a preset's rows are.
+    """
     from aster_env.presets import PRESETS
 
     preset = PRESETS.get(tasks)
@@ -118,6 +123,8 @@ def _check_cached(tasks: str, env_kwargs: Mapping[str, Any]) -> None:
     if name.count("/") != 1 or file or name.startswith((".", "/", "~")):
         return
     import datasets.config
+    from datasets.naming import camelcase_to_snakecase
 
-    if not (Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___").lower()).is_dir():
+    owner, _, own = name.partition("/")
+    if not (Path(datasets.config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(own)}").is_dir():
         raise UsageError(f"{name!r} is on the hub, which is out of reach, and not in its cache")

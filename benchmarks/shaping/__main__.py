@@ -2,8 +2,9 @@
 
 python -m benchmarks.shaping [MODEL] [--seeds 3] [--steps 30]     # MODEL: the demo's, runs/demo/grpo
 
-Every run plays the same number of episodes and takes the same number of updates. Prints a table of the last steps'
-episodes, with 95 % intervals over the seeds of the difference to plain GRPO at the same seed; draws a picture.
+Every run plays the same number of episodes and takes the same number of updates. Prints a table of the last batches'
+episodes, with 95 % intervals over the seeds of the difference to plain GRPO at the same seed; draws a picture. With
+--kept, prints and draws what was kept of the last run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from .report import MEASURES, read_run, table
+from .report import LAST, MEASURES, STUDENT, picture, read_run, table
 from .start import CONFIG, MAX_TOKENS, make_start
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +36,7 @@ SHAPINGS: Mapping[str, Mapping[str, Any] | None] = {
     "bigram, β alone": {"name": "bigram", **_NOTHING, "beta": 1.0},
     "bigram, γ alone": {"name": "bigram", **_NOTHING, "gamma": 0.5},
 }
-"""Each at its published values."""
+"""Each at its published values; ASPO in the reward has none, and those that ``aster_train.shaping`` chose."""
 
 
 def main() -> int:
@@ -47,27 +48,34 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1), help="runs at once")
     parser.add_argument("--json", type=Path, default=RESULTS / "shaping.json")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "shaping.png")
+    parser.add_argument("--kept", action="store_true", help="train nothing: show the numbers kept in --json")
     options = parser.parse_args()
-    if options.seeds < 2 or options.steps < 8:
-        parser.error("--seeds must be 2 or more, --steps 8 or more")
-    if not options.model.is_dir():
+    if not 2 <= options.seeds <= len(STUDENT) + 1 or options.steps < 4 * LAST:
+        parser.error(f"--seeds must be 2 to {len(STUDENT) + 1}, and --steps {4 * LAST} or more")
+    if options.kept:
+        report = json.loads(options.json.read_text(encoding="utf-8"))
+    elif options.model.is_dir():
+        report = measure(options.model, options.seeds, options.steps, options.processes)
+        options.json.write_text(json.dumps(report) + "\n", encoding="utf-8")
+    else:
         print(f"{options.model} is no folder. Fix: run `make demo` first, or name a model.")
-        return 0
+        return 2
+    print(table(report))
+    picture(report, options.picture)
+    return 0
+
+
+def measure(model: Path, seeds: int, steps: int, processes: int) -> dict[str, Any]:
+    """Train with every shaping on every seed, and return the curves."""
     with tempfile.TemporaryDirectory() as folder:
-        start = make_start(options.model, Path(folder) / "start", seed=0)
-        jobs = [(name, seed) for seed in range(options.seeds) for name in SHAPINGS]
-        with ThreadPoolExecutor(options.processes) as threads:
-            folders = threads.map(lambda job: train(start, Path(folder), *job, options.steps), jobs)
+        start = make_start(model, Path(folder) / "start", seed=0)
+        jobs = [(name, seed) for seed in range(seeds) for name in SHAPINGS]
+        with ThreadPoolExecutor(processes) as threads:
+            folders = threads.map(lambda job: train(start, Path(folder), *job, steps), jobs)
             tokenizer = AutoTokenizer.from_pretrained(start)
             runs = [(name, read_run(out, tokenizer)) for (name, _), out in zip(jobs, folders, strict=True)]
     curves = {name: [run for other, run in runs if other == name] for name in SHAPINGS}
-    report = {"steps": options.steps, "seeds": options.seeds, "measures": list(MEASURES), "curves": curves}
-    options.json.write_text(json.dumps(report) + "\n", encoding="utf-8")
-    print(table(report))
-    from .report import picture
-
-    picture(report, options.picture)
-    return 0
+    return {"steps": steps, "seeds": seeds, "measures": list(MEASURES), "curves": curves}
 
 
 def train(start: Path, folder: Path, name: str, seed: int, steps: int) -> Path:

@@ -15,14 +15,24 @@ from aster_env.tokenizers import as_tokenizer
 from aster_env.types import Trajectory
 
 NAN = float("nan")
-LAST = 10
-"""Steps at the end of a run that the table is made of."""
-STUDENT = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+LAST = 5
+"""Batches at the end of a run that the table is made of; each is of two updates."""
+STUDENT: Mapping[int, float] = {
+    1: 12.706,
+    2: 4.303,
+    3: 3.182,
+    4: 2.776,
+    5: 2.571,
+    6: 2.447,
+    7: 2.365,
+    8: 2.306,
+    9: 2.262,
+}
 """The two-sided 95 % quantile of Student's distribution, by degrees of freedom."""
 
 Measure = Callable[[Trajectory, Dialect], float]
 MEASURES: Mapping[str, Measure] = {
-    "accuracy": lambda t, _: t.reward_terms.get("correct", t.reward or 0.0),
+    "accuracy": lambda t, _: NAN if t.reward is None else t.reward_terms.get("correct", t.reward),
     "tokens before the first call": lambda t, d: first_call(t, d).get("first_call/tokens", NAN),
     "calls": lambda t, _: float(t.tool_calls),
     "ends python→answer": lambda t, d: bigrams(t, d).get("ends/python>answer", 0.0),
@@ -31,7 +41,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 def read_run(out: Path, tokenizer: Any) -> list[list[float]]:
-    """Return, for each step of a run, the mean of each measure over its episodes."""
+    """Return, for each batch of a run, the mean of each measure over its episodes; a position, over those that call."""
     dialect = make_dialect("hermes", as_tokenizer(tokenizer))
     curve = []
     for path in sorted((out / "trajectories").glob("train-*.jsonl")):
@@ -42,7 +52,7 @@ def read_run(out: Path, tokenizer: Any) -> list[list[float]]:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Return the means of the last steps, and their differences to plain GRPO with 95 % intervals over seeds."""
+    """Return the means of the last batches, and their differences to plain GRPO with 95 % intervals over seeds."""
     names = list(report["measures"])
     plain, *others = report["curves"]
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
@@ -55,18 +65,21 @@ def table(report: Mapping[str, Any]) -> str:
         cells = []
         for n in range(len(names)):
             low, high = interval([run[n] - other[n] for run, other in zip(runs, base, strict=True)])
-            cells.append(f"{mean(run[n] for run in runs):.2f} ({low:+.2f} … {high:+.2f})")
+            cells.append(f"{_mean([run[n] for run in runs]):.2f} ({low:+.2f} … {high:+.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def ends(run: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of each measure over a run's last steps."""
+    """Return the mean of each measure over a run's last batches."""
     return [_column(run[-LAST:], n) for n in range(len(MEASURES))]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean of a few values, by Student's distribution."""
+    """Return the 95 % interval of a mean of a few values, by Student's distribution; NaN of fewer than two."""
+    values = [value for value in values if not math.isnan(value)]
+    if len(values) < 2:
+        return NAN, NAN
     half = STUDENT[len(values) - 1] * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 

@@ -52,6 +52,7 @@ class PythonMathEnv(ToolEnv):
         reward: ``"math"`` (1 for an equivalent answer), ``"toolstar"`` (the dialect ``"tags"`` only; see
             ``aster_env.rewards.toolstar``), or a Reward.
         require_tool: whether an answer before any executed call is refused, as an invalid call is; the episode goes on.
+            Not with ``"toolstar"``, to which such an episode is malformed.
         **options: see ``ToolEnv``: ``tokenizer``, ``dialect``, ``system``, ``view``, ``render_mode``.
 
     Raises:
@@ -99,7 +100,7 @@ class PythonMathEnv(ToolEnv):
             **options,
         )
         self._timeout, self._max_output = timeout, max_output
-        self.require_tool = _flag("require_tool", require_tool)
+        self.require_tool = _require_tool(require_tool, self.reward)
         self.hang_seconds = max(self.hang_seconds, 2 * timeout)
         self._leased: KernelPool | None = None
 
@@ -148,6 +149,15 @@ def _make_reward(reward: Any, dialect: str) -> Reward:
             f"reward={reward!r} is a {type(reward).__name__}. Allowed: {', '.join(map(repr, REWARDS))}, or a Reward."
         )
     return reward
+
+
+def _require_tool(value: Any, reward: Reward) -> bool:
+    if _flag("require_tool", value) and isinstance(reward, ToolStarReward):
+        raise UsageError(
+            "require_tool=True does not go with reward='toolstar': an episode with an answer that was refused has two "
+            "and is malformed, whatever comes after. Fix: require_tool=False, or reward='math'."
+        )
+    return bool(value)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -89,6 +89,12 @@ def test_calls_and_results_that_are_no_pairs_are_found(texts):
     assert failed(*texts) - {"answers_once", "boxes_the_answer"} == {"pairs_calls_with_results"}
 
 
+@pytest.mark.parametrize("first", [THINK + ANSWER + CALL, THINK + CALL + ANSWER])
+def test_an_answer_beside_a_call_is_none(first):
+    assert "answers_once" in failed(first, GOOD[1], THINK + "\\boxed{12}")
+    assert "answers_once" in failed(first, GOOD[1], THINK + ANSWER)
+
+
 def test_an_answer_without_a_box_is_found():
     assert failed(THINK + "\\boxed{12}<answer>12</answer>") == {"boxes_the_answer"}
 

@@ -174,3 +174,18 @@ def test_a_run_is_read_from_its_files(tmp_path):
 def test_a_folder_without_episodes_is_refused(tmp_path):
     with pytest.raises(UsageError, match="'trajectories'"):
         read_run(tmp_path)
+
+
+def test_entropy_that_is_measured_more_often_than_calls_does_not_warn_alone():
+    watch = CollapseWatch(4)
+    found = []
+    for step in range(200):
+        calls = 3.0 + step / 100 if step % 8 == 0 else math.nan
+        found += watch.add(Measured(step, calls=calls, entropy=0.5 * 0.97**step))
+    assert not found
+
+
+def test_one_odd_batch_at_the_start_is_no_start_to_fall_from():
+    watch = CollapseWatch(8)
+    found = [w for step in range(60) for w in watch.add(Measured(step, calls=30.0 if step == 7 else 3.0))]
+    assert not found

@@ -34,6 +34,12 @@ def test_blocks_become_calls_and_results():
     assert answer == {"role": "assistant", "content": "So five.\n\\boxed{5}"}
 
 
+def test_an_answer_is_freed_of_its_tags_wherever_it_stands():
+    early, _, last = rewrite(row(said="<answer>\\boxed{4}</answer>? No. " + SAID))["messages"][1:]
+    assert early["content"] == "\\boxed{4}? No. I compute."
+    assert last["content"] == "So five.\n\\boxed{5}"
+
+
 @pytest.mark.parametrize("name", ["hermes", "tags"])
 def test_what_is_rewritten_is_what_sft_reads(name):
     dialect = make_dialect(name, as_tokenizer(None))
@@ -48,8 +54,16 @@ def test_what_is_rewritten_is_what_sft_reads(name):
     [
         (row(said="<code>x</code>"), "<code> without its partner"),
         (row(said="x</interpreter>"), "</interpreter> without its partner"),
+        (row(said="<code>x</code> then <code>y</code><interpreter>1</interpreter>"), "</code> in the code of a block"),
+        (
+            row(said="<code>x</code><interpreter>1<interpreter>2</interpreter>"),
+            "<interpreter> in the result of a block",
+        ),
         ({"messages": [{"role": "user", "content": "x"}]}, "not one of a user"),
-        ({"text": "x"}, "not one of a user"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant"}]}, "message 2 has no text in 'content'"),
+        ({"messages": [{"content": "x"}]}, "message 1 has no text in 'role'"),
+        ({"messages": ["x"]}, "message 1 has no text in 'role'"),
+        ({"text": "x"}, "no list 'messages'"),
     ],
 )
 def test_a_row_of_another_form_is_left_out_and_named(bad, why):

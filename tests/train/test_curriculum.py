@@ -46,11 +46,11 @@ def write_state(folder, step, epoch):
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "epoch": epoch}))
 
 
-def test_right_and_scored_episodes_are_counted_over_all_processes(tmp_path):
+def test_episodes_are_counted_over_all_processes_and_one_that_failed_is_not_right(tmp_path):
     write(tmp_path, 0, [episode("a", RIGHT), episode("a", WRONG)], rank=0)
     write(tmp_path, 0, [episode("b", RIGHT), episode("b", MASKED), episode("c", MASKED)], rank=1)
     (tmp_path / "trajectories" / "eval-000000.jsonl").write_text("not read")
-    assert solved_counts(tmp_path) == {"a": (1, 2), "b": (1, 1)}
+    assert solved_counts(tmp_path) == {"a": (1, 2), "b": (1, 2), "c": (0, 1)}
 
 
 def test_an_episode_is_right_by_its_answer_not_by_its_reward(tmp_path):
@@ -119,7 +119,6 @@ def test_a_wrong_curriculum_says_what_is_wrong(tmp_path):
     assert read_curriculum(None) is None
     (tmp_path / "empty").mkdir()
     write(tmp_path / "solved", 0, [episode("a", RIGHT)])
-    write(tmp_path / "masked", 0, [episode("a", MASKED)])
     (tmp_path / "broken" / "trajectories").mkdir(parents=True)
     (tmp_path / "broken" / "trajectories" / "train-000000.jsonl").write_text('{"task": 1}\n')
     write(tmp_path / "state", 0, [episode("a", WRONG)])
@@ -130,7 +129,6 @@ def test_a_wrong_curriculum_says_what_is_wrong(tmp_path):
         ({"after": str(tmp_path / "emty")}, "is no folder. Beside it: broken, empty"),
         ({"after": str(tmp_path / "empty")}, "no trajectories/train"),
         ({"after": str(tmp_path / "solved")}, "all 1 tasks of its last epoch were right"),
-        ({"after": str(tmp_path / "masked")}, "no scored episode"),
         ({"after": str(tmp_path / "broken")}, "line 1: no episode"),
         ({"after": str(tmp_path / "state")}, "no state of a run"),
     ]:
@@ -176,3 +174,10 @@ def test_a_real_runs_last_epoch_holds_each_of_its_tasks_once(tmp_path):
     counted = solved_counts(tmp_path / "run")
     assert len(counted) == 2 * len(steps)
     assert {played for _, played in counted.values()} == {2}
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_passed_over(tmp_path):
+    write(tmp_path, 0, [episode("a", RIGHT), episode("b", WRONG)])
+    path = tmp_path / "trajectories" / "train-000000.jsonl"
+    path.write_text(path.read_text() + '{"advantage": 0.5, "ta')
+    assert solved_counts(tmp_path) == {"a": (1, 1), "b": (0, 1)}

@@ -6,9 +6,11 @@ import importlib.util
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import pytest
@@ -72,6 +74,16 @@ def test_only_tasks_with_a_right_and_a_wrong_episode_give_pairs():
     assert len({i for pair in found.pairs for i in pair.rejected_ids}) == 2
     assert found.tasks == {"paired": 1, "all_right": 1, "all_wrong": 1, "unscored": 1}
     assert "2 pairs from 4 tasks" in found.report()
+
+
+def test_an_episode_whose_answer_was_not_judged_is_neither_right_nor_wrong():
+    timed_out = episode("a", 0.0, (4,))
+    timed_out.reward_terms["unjudged"] = 1.0
+    found = make_pairs([episode("a", 1.0, (3,)), timed_out])
+    assert not found.pairs
+    assert (found.tasks, found.unjudged) == ({"all_right": 1}, 1)
+    assert "1 unjudged" in found.report()
+    assert make_pairs([episode("a", 1.0, (3,)), timed_out, episode("a", 0.0, (5,))]).pairs[0].rejected_ids == [5]
 
 
 def test_an_overlong_episode_is_left_out_whole_and_counted():
@@ -220,6 +232,68 @@ def test_without_a_pair_the_run_says_what_it_found_and_plays_anew_next_time(tmp_
         assert [path.name for path in (tmp_path / "out" / "trajectories").iterdir()] == ["unpaired.jsonl"]
 
 
+def prefer_kept(out, monkeypatch, process=0, **changed):
+    """Pair two episodes that are kept in ``out``, or played by nobody where none are kept."""
+    values = {
+        "model": "hub/name",
+        "env": "E-v0",
+        "env_kwargs": {"k": (1, 2)},
+        "sampling": {"threshold": 1.0},
+        "seed": 3,
+    }
+    values |= changed
+    played = [episode("a", 1.0, (3,)), episode("a", 0.0, (4,))]
+    monkeypatch.setattr(dpo, "play_tasks", lambda *_: played)
+    args = SimpleNamespace(
+        output_dir=str(out), max_length=None, seed=values.pop("seed"), process_index=process, deepspeed_plugin=None
+    )
+    made = DPOSettings(**values)
+    return dpo.prefer(made, Sampling.read(made.sampling), made.model, args, None)
+
+
+def test_episodes_are_paired_again_only_if_they_were_played_with_the_same(tmp_path, monkeypatch):
+    assert prefer_kept(tmp_path, monkeypatch) == prefer_kept(tmp_path, monkeypatch)
+    # What decides how they are paired, and how fast they are played, may change.
+    again = {"sampling": {"threshold": 0.5, "pairs_per_task": 2}, "policy_kwargs": {"max_batch": 3}}
+    assert len(prefer_kept(tmp_path, monkeypatch, **again).pairs) == 1
+    for changed, says in [
+        ({"model": "hub/other"}, "model was 'hub/name' and is 'hub/other'"),
+        ({"env": "F-v0"}, "env was 'E-v0'"),
+        ({"env_kwargs": {"k": (1, 3)}}, "env_kwargs was"),
+        ({"sampling": {"temperature": 0.5}}, "sampling was"),
+        ({"seed": 4}, "seed was 3 and is 4"),
+    ]:
+        with pytest.raises(UsageError, match=says) as raised:
+            prefer_kept(tmp_path, monkeypatch, **changed)
+        assert f"another train.output_dir, or delete the folder {tmp_path}" in str(raised.value)
+        assert str(raised.value).count(" was ") == 1
+    (tmp_path / "trajectories" / "sampled.json").unlink()
+    with pytest.raises(UsageError, match="were not played with this configuration"):
+        prefer_kept(tmp_path, monkeypatch)
+
+
+def test_kept_episodes_that_give_no_pair_are_named_where_they_are(tmp_path, monkeypatch):
+    prefer_kept(tmp_path, monkeypatch)
+    with pytest.raises(UsageError, match=r"The episodes are in \S*/sampled.jsonl"):
+        prefer_kept(tmp_path, monkeypatch, sampling={"threshold": 2.0})
+    assert not (tmp_path / "trajectories" / "unpaired.jsonl").exists()
+
+
+def test_a_process_does_not_end_before_the_first_one_has_written(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr(dpo, "raise_together", waited.append)
+    with pytest.raises(UsageError, match="No pair"):
+        prefer_kept(tmp_path, monkeypatch, process=1, sampling={"threshold": 2.0})
+    assert waited == [None]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_first_process_that_cannot_write_says_so_to_all(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        prefer_kept(tmp_path / "file", monkeypatch)
+
+
 def test_episodes_that_could_not_be_played_end_the_run(tmp_path, monkeypatch):
     async def broken(*_):
         raise InfrastructureError("no such endpoint")
@@ -327,6 +401,30 @@ def test_what_is_finished_is_not_run_again(tmp_path):
     assert ran == list(zip(names, ["start", r1g, r1d, r1d, r2g], strict=True))
 
 
+def test_rounds_that_are_finished_are_not_taken_for_those_of_another_command(tmp_path):
+    for name in ("grpo.yaml", "dpo.yaml"):
+        (tmp_path / name).touch()
+
+    def run(stage, model):
+        stage.folder.mkdir(parents=True)
+        (stage.folder / "config.json").touch()
+        return 0
+
+    def stages(rounds=1, seed=1, **overrides):
+        return plan(str(tmp_path), str(tmp_path), rounds, seed, overrides)
+
+    alternate(stages(), "start", tmp_path, run)
+    for others, model, says in [
+        (stages(), "other", "round-1/grpo is finished.* model was start and is other"),
+        (stages(seed=2), "start", "arguments was .*'--train.seed', '1'"),
+        (stages(dpo=["--train.beta", "1"]), "start", "round-1/dpo is finished.* '--train.beta', '1'"),
+    ]:
+        with pytest.raises(UsageError, match=says):
+            alternate(others, model, tmp_path, run)
+    # More rounds may follow.
+    assert alternate(stages(rounds=2), "start", tmp_path, run) == str(tmp_path / "round-2" / "dpo")
+
+
 def test_each_round_draws_with_a_seed_of_its_own_and_overrides_come_last(tmp_path):
     for name in ("grpo.yaml", "dpo.yaml"):
         (tmp_path / name).touch()
@@ -356,6 +454,30 @@ def test_wrong_arguments_of_the_rounds_are_named(arguments, says):
 def test_a_stage_is_run_as_a_command_and_its_exit_code_comes_back(tmp_path):
     assert self_critic.launch(["sh", "-c", "exit 3"]) == 3
     assert Stage("dpo", 2, tmp_path, ()).name == "round-2/dpo"
+
+
+SAVES = 'trap "sleep 0.5; touch saved; exit 143" TERM; echo ready; while :; do sleep 0.05; done'
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_processes_and_the_last_one_is_waited_for(tmp_path, number):
+    # The outer shell, as a launcher does, dies of the signal at once; the inner one still saves.
+    program = (
+        "import sys; from aster_train.self_critic import launch; sys.exit(launch(['sh', '-c', 'sh -c \"$0\" & wait', "
+        "sys.argv[1]]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, SAVES], stdout=subprocess.PIPE, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:  # fmt: skip
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        assert process.wait(20) == 128 + signal.SIGTERM
+        assert (tmp_path / "saved").exists()
+
+
+def test_a_command_that_a_signal_ended_has_the_exit_code_of_a_shell():
+    assert self_critic.launch(["sh", "-c", "kill -KILL $$"]) == 128 + signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from trl import GRPOConfig
 from aster_env.errors import UsageError
 from aster_env.rollout import Completion
 from aster_train.config import ASTER, training_arguments
+from aster_train.episodes import EpisodeFiles
 from aster_train.recipe import Recipe
 from aster_train.trainer import AsterGRPOTrainer
 from tests.train.support import save_model
@@ -46,12 +47,15 @@ class Player:
     async def release(self, episode):
         """Nothing is kept."""
 
+    def reset(self):
+        """Nothing is cached."""
+
 
 @pytest.fixture
 def play(tmp_path):
     made = []
 
-    def make(recipe, **train):
+    def make(recipe, *, ahead=False, **train):
         folder = save_model(tmp_path / "model")
         values = {
             "output_dir": str(tmp_path / "out"),
@@ -72,6 +76,7 @@ def play(tmp_path):
             env="ASTER/PythonMath-v0",
             env_kwargs=PROBLEMS,
             max_concurrent=8,
+            ahead=ahead,
             recipe=Recipe.read(**recipe),
         )
         made.append(trainer)
@@ -171,6 +176,39 @@ def test_the_curriculum_leaves_the_tasks_that_were_not_all_solved(play, tmp_path
     assert list(trainer.train_dataset["prompt"]) == left
 
 
+def test_a_curriculum_of_other_tasks_is_refused(play, tmp_path):
+    before = tmp_path / "before" / "trajectories"
+    before.mkdir(parents=True)
+    row = {"task": {"id": "another"}, "reward": 0.0, "reward_terms": {}, "stop": "answered"}
+    (before / "train-000000.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UsageError, match="played none of the 16 tasks: its ids are like 'another'"):
+        play({"curriculum": {"after": str(tmp_path / "before")}})
+
+
+def test_the_metrics_are_of_all_that_was_played(play, tmp_path):
+    trainer = play({"selection": {"accuracy_band": [0.2, 0.8], "oversample": 3}})
+    batch_of(trainer)
+    right = [t.reward_terms["correct"] for t in trainer._played]
+    assert len(right) == 24
+    assert trainer._metrics["train"]["accuracy"] == [pytest.approx(sum(right) / 24)]
+
+
+def test_what_is_played_ahead_is_the_planned_batch(play):
+    trainer = play({"selection": {"resample": 2, "mask_void_turns": True}}, max_steps=3, ahead=True)
+    trainer.train()
+    assert trainer.policy.played == 3 * 16
+    assert [row["selection/played"] for row in trainer.state.log_history if "loss" in row] == [16, 16, 16]
+
+
+def test_equal_rewards_are_no_signal_whatever_their_value(play, tmp_path):
+    trainer = play({"penalties": {"wrong_floor": -0.6}})
+    env = trainer._runners["train"].envs[0]
+    trainer.policy.answers = {task.prompt: "no" for task in env.tasks}
+    output = batch_of(trainer)
+    assert output["advantages"].abs().max() < 1e-9
+    assert trainer._metrics["train"]["groups_without_variance"] == [1.0]
+
+
 def test_a_selection_needs_whole_groups_on_each_process():
     # Two processes could share a group of eight: TRL allows it, a choice within the group does not.
     args = SimpleNamespace(per_device_train_batch_size=4, steps_per_generation=1, num_generations=8)
@@ -191,3 +229,13 @@ def test_a_whole_run_trains_with_everything_on(play):
     assert len(losses) == 2
     assert all(math.isfinite(loss) for loss in losses)
     assert torch.isfinite(next(trainer.model.parameters())).all()
+
+
+def test_a_run_that_resumes_on_fewer_processes_leaves_no_file_of_the_others(tmp_path):
+    for rank in range(2):
+        files = EpisodeFiles(str(tmp_path), rank, 2)
+        files.open("train", 3)
+        files.open("train", 4)
+    EpisodeFiles(str(tmp_path)).open("train", 4)
+    names = sorted(path.name for path in (tmp_path / "trajectories").iterdir())
+    assert names == ["train-000003-rank0.jsonl", "train-000003-rank1.jsonl", "train-000004.jsonl"]

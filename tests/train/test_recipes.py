@@ -19,6 +19,7 @@ from aster_train.recipe import Recipe
 from aster_train.recipes.arithmetic import example_batches, grpo_batches
 from aster_train.recipes.dryrun import arguments, dry_run, read
 from aster_train.recipes.listing import CONFIGS, RECIPES, find
+from aster_train.recipes.resolve import check_cached, load_environment
 from aster_train.recipes.tiny import scaled
 from aster_train.tiny.embedded import make_embedded
 from aster_train.values import read_yaml
@@ -85,9 +86,9 @@ def test_every_recipe_is_accepted_by_its_entry_point(name):
     [
         ("aster-4b/stage1", 128, 8, 1024, 2, 135, 2 * 405),  # 405 batches are published
         ("aster-4b/stage2", 128, 8, 1024, 2, 39, 2 * 39 * 6),
-        ("aspo/bigram", 32, 4, 128, 1, 31, 30),
+        ("aspo/bigram", 32, 4, 128, 1, None, 30),
         ("tool-star-3b/grpo", 128, 8, 1024, 8, None, 48),
-        ("demyagent/grpo", 64, 16, 1024, 1, 468, 468),
+        ("demyagent/grpo", 64, 16, 1024, 1, None, None),
         ("rstar2/grpo", 128, 16, 2 * 2048, 1, 135, 200),
         ("simpletir/grpo", 512, 16, 3 * 8192, 4, None, None),
     ],
@@ -123,6 +124,8 @@ def test_a_batch_of_sft_has_128_examples(name):
         ("coldstart/aster", "aster-4b/sft", set()),
         ("coldstart/retool", "aster-4b/sft", {"data"}),
         ("coldstart/demyagent", "aster-4b/sft", {"data"}),
+        ("aspo/conservative", "aster-4b/stage1",
+         {"model", "shaping", "train.num_train_epochs", "train.vllm_gpu_memory_utilization"}),
         ("aspo/aggressive", "aspo/conservative", {"shaping"}),
         ("aspo/bigram-clipped", "aspo/bigram", {"shaping"}),
         ("aspo/early-only", "aspo/bigram", {"shaping"}),
@@ -158,6 +161,15 @@ def test_the_page_gives_a_source_or_says_that_there_is_none():
             assert (mark == "ours") >= (source == "not published"), (name, key)
 
 
+def test_a_file_marks_a_value_as_the_page_does():
+    for name, (_, rows) in documented().items():
+        text = find(name).path.read_text(encoding="utf-8")
+        for key, _, _, mark, _ in rows:
+            lines = re.findall(rf"^ *{key.split('.')[-1]}: .*?  +# (.+)$", text, re.MULTILINE)
+            marks = {one for line in lines for one in re.findall(r"(?<=\[)[FPR]\b|ours", line)}
+            assert not marks or mark.strip("[]") in marks, (name, key, marks)
+
+
 def test_a_dry_run_says_what_is_not_here_and_plans_all_the_same(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["recipes", "aster-4b/stage2", "--dry-run"]) == 1
@@ -167,7 +179,7 @@ def test_a_dry_run_says_what_is_not_here_and_plans_all_the_same(tmp_path, monkey
     assert "curriculum   not here: 'runs/aster-4b/stage1' is no folder" in said
     assert "a batch: 1,024 episodes = 128 prompts x 8 rollouts, 1 in a forward pass on each GPU" in said
     assert "It fits" in said
-    assert said.rstrip().endswith("Not ready: model, tokenizer, tasks, lengths, curriculum.")
+    assert said.rstrip().endswith("model, tokenizer, tasks, lengths, curriculum, eval tasks, eval lengths.")
     assert not list(tmp_path.iterdir())
 
 
@@ -185,14 +197,90 @@ def test_a_dry_run_with_everything_at_hand_is_ready_and_loads_no_weights(model, 
         "recipes", "--json", "aster-4b/stage1", "--dry-run", "--gpus", "2", "--model", model,
         "--env_kwargs.tasks", "generated", "--env_kwargs.task_options", "{size: 300}",
         "--num_generations_eval", "2", "--steps_per_generation", "64",
+        "--eval_env_kwargs", "{tasks: generated, task_options: {size: 20}}",
     ]  # fmt: skip
     assert cli.main(line) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ready"]
-    assert [line["what"] for line in report["lines"]] == ["model", "tokenizer", "tasks", "lengths"]
+    assert [line["what"] for line in report["lines"]] == [
+        "model", "tokenizer", "tasks", "lengths", "eval tasks", "eval lengths",
+    ]  # fmt: skip
+    assert report["lines"][-2]["found"].startswith("20 of ")
     assert report["batches"]["batch"] == 128
     assert report["batches"]["batches"] == 300 // 16
     assert report["plan"]["training"]["gpus"] == 2
+
+
+def played(folder, right):
+    """Write the episodes of a run: of each task one, right or not."""
+    rows = [
+        {"task": {"id": name}, "reward": float(one), "stop": "answer", "reward_terms": {"correct": float(one)}}
+        for name, one in right.items()
+    ]
+    (folder / "trajectories").mkdir(parents=True)
+    (folder / "trajectories" / "train-0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def test_a_dry_run_reckons_with_the_tasks_that_the_curriculum_keeps(model, tmp_path):
+    options = {"level": 1, "size": 300}
+    environment = load_environment("ASTER/PythonMath-v0", {"tasks": "generated", "task_options": options}, None, False)
+    ids = [task.id for task in environment.tasks]
+    environment.close()
+    line = [
+        "--model", model, "--env_kwargs.tasks", "generated", "--env_kwargs.task_options", json.dumps(options),
+        "--eval_env_kwargs", "null", "--eval_strategy", '"no"', "--steps_per_generation", "64",
+    ]  # fmt: skip
+    run = played(tmp_path / "run", {name: n < 30 for n, name in enumerate(ids[:40])})
+    found = dry_run(find("aster-4b/stage2"), [*line, "--curriculum.after", run], gpus=2)
+    assert found.ready
+    assert found.lines[-1].found == "270 of 300 tasks are kept, 260 of them as they were not played"
+    assert found.batches is not None
+    assert found.batches.batches == 270 // 16
+    other = played(tmp_path / "other", {"elsewhere": False})
+    found = dry_run(find("aster-4b/stage2"), [*line, "--curriculum.after", other], gpus=2)
+    assert not found.ready
+    assert [line.what for line in found.lines if not line.here] == ["curriculum"]
+    assert "played none of these tasks" in found.text()
+
+
+def test_tasks_are_found_in_the_cache_under_the_name_that_datasets_gives_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match="not in its cache"):
+        check_cached("dapo17k", {})
+    (tmp_path / "BytedTsinghua-SIA___dapo-math-17k").mkdir()
+    check_cached("dapo17k", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("tool-star-3b/dpo", ["--sampling.rollouts", "1"], r"sampling\.rollouts=1 is not allowed"),
+        ("tool-star-3b/dpo", ["--lora", "{rr: 4}"], "Did you mean 'r'"),
+        ("tool-star-3b/dpo", ["--policy_kwargs", "{max_cache_tokens: 5000}"], r"holds no episode of .*=5632"),
+        ("tool-star-3b/dpo", ["--policy_kwargs", "{max_batches: 5}"], "max_batch"),
+        ("tool-star-3b/sft", ["--lora", "{rank: 4}"], "key of 'lora'"),
+        ("aster-4b/stage1", ["--lora", "{rank: 4}"], "key of 'lora'"),
+        ("aster-4b/stage1", ["--vllm_max_model_length", "18000"], r"holds no episode of .*=\s*18432"),
+        ("aster-4b/stage1", ["--eval_env_kwargs.max_tokens", "92160", "--vllm_max_model_length", "32768"], "92160"),
+        ("aster-4b/stage1", ["--ahead", "true"], "ahead=true is not allowed"),
+    ],
+)
+def test_a_dry_run_makes_the_checks_of_the_entry_point(name, line, says):
+    with pytest.raises(UsageError, match=says):
+        dry_run(find(name), line)
+
+
+def test_a_number_of_gpus_that_splits_groups_of_evaluation_is_refused_with_what_to_write():
+    with pytest.raises(UsageError, match=r"no multiple of num_generations_eval=16\. Fix: .* --num_generations_eval 6"):
+        dry_run(find("aster-4b/stage1"), gpus=3)
+
+
+def test_a_shape_is_named_only_where_memory_is_planned(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "planned with the shape" in dry_run(find("aster-4b/stage1")).text()
+    for name in ("aster-4b/sft", "tool-star-3b/dpo"):
+        assert "planned with the shape" not in dry_run(find(name)).text()
 
 
 def test_a_dry_run_of_sft_counts_the_examples(model, tmp_path):
@@ -221,6 +309,10 @@ def test_the_command_lists_shows_and_names_what_is_wrong(capsys):
         (["aster-4b/stage1", "--dry-run", "--gpus", "0"], "--gpus 0 is not allowed"),
         (["aster-4b/stage1", "--dry-run", "--gpus", "x"], "invalid int value"),
         (["tool-star-3b/dpo", "--tiny"], "has no small form"),
+        (["--dry-run"], "--dry-run needs a recipe"),
+        (["aster-4b/stage1", "--dry-run", "--tiny"], "--dry-run beside --tiny"),
+        (["aster-4b/stage1", "--gpus", "2"], "--gpus is of a dry run"),
+        (["aster-4b/stage1", "--tiny", "--json"], "--json beside --tiny"),
     ]:
         assert cli.main(["recipes", *line]) == 2
         assert says in capsys.readouterr().err

@@ -51,6 +51,8 @@ def make_trainer(
     policy_kwargs=None,
     eval_env_kwargs=None,
     patience=0,
+    recipe=None,
+    ahead=False,
     **train,
 ):
     from transformers import AutoTokenizer
@@ -74,6 +76,7 @@ def make_trainer(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options = {"env_kwargs": kwargs, "policy": policy, "max_concurrent": max_concurrent}
     options |= {"policy_kwargs": policy_kwargs, "eval_env_kwargs": eval_env_kwargs, "patience": patience}
+    options |= {"recipe": recipe, "ahead": ahead}
     return AsterGRPOTrainer(folder, args, tokenizer, env="ASTER/PythonMath-v0", **options)
 
 
