@@ -80,8 +80,8 @@ class Recipe:
         if not any(task.id in self.curriculum.counts for task in envs[0].tasks):
             raise UsageError(
                 f"curriculum.after={self.curriculum.after!r} played none of the {len(envs[0].tasks)} tasks: its ids "
-                f"are like {next(iter(self.curriculum.counts))!r}, and these like {envs[0].tasks[0].id!r}. Fix: name a run "
-                "on the same tasks, or leave the curriculum out."
+                f"are like {next(iter(self.curriculum.counts))!r}, and these like {envs[0].tasks[0].id!r}. Fix: name a "
+                "run on the same tasks, or leave the curriculum out."
             )
         tasks = TaskSet((task for task in envs[0].tasks if self.curriculum.keeps(task.id)), envs[0].tasks.name)
         for env in envs:
