@@ -38,7 +38,7 @@ class DryRun:
         gpus: of the run.
         lines: what it names, and whether it is at hand.
         batches: its arithmetic.
-        plan: of the memory of its GPUs; None where there is no formula.
+        plan: of the memory of its GPUs; of SFT and DPO, that of the update.
     """
 
     entry: Entry
@@ -68,11 +68,13 @@ class DryRun:
     def text(self) -> str:
         """Return it for people."""
         from aster_train.planning.text import text
+        from aster_train.recipes.update import say_update
 
         rows = [f"{self.entry.name}: {self.entry.purpose}, on {self.gpus} GPUs", ""]
         rows += [f"  {line.what:<12} {'' if line.here else 'not here: '}{line.found}" for line in self.lines]
         rows += ["", *(f"  {line}" for line in (self.batches.lines() if self.batches else ())), ""]
-        memory = text(self.plan) if self.plan else "Memory: no formula for this entry point's loss."
+        assert self.plan is not None
+        memory = text(self.plan) if self.entry.kind == "grpo" else say_update(self.plan)
         missing = [line.what for line in self.lines if not line.here]
         verdict = f"Not ready: {', '.join(missing)}." if missing else "All that it names is at hand."
         return "\n".join([*rows, memory, "", verdict])
@@ -156,7 +158,27 @@ def dry_run(
         check_grpo(settings, args, micro, material.longest, material.count)
         found.batches = grpo_batches(args, micro, settings.selection, material.count)
         found.plan = _plan(entry, settings, found.gpus, memory)
+        return found
+    from aster_train.recipes.update import plan_update
+
+    found.plan = plan_update(entry.kind, _shape(entry, settings), _rank(entry, settings), args, found.gpus, memory)
     return found
+
+
+def _rank(entry: Entry, settings: Any) -> int:
+    """Return the rank of the adapters; 0 where the weights are trained."""
+    from aster_train.config import lora_config
+    from aster_train.dpo_config import LORA
+
+    if settings.lora is None:
+        return 0
+    return int(lora_config({**(LORA if entry.kind == "dpo" else {}), **settings.lora}).r)
+
+
+def _shape(entry: Entry, settings: Any) -> str:
+    """Return the model itself where it is at hand, else a known one of its shape."""
+    local = settings.model == "embedded" or (Path(settings.model).expanduser() / "config.json").is_file()
+    return str(settings.model) if local else entry.shape
 
 
 def _plan(entry: Entry, settings: Any, gpus: int, memory: float | None) -> Plan:
@@ -171,9 +193,8 @@ def _plan(entry: Entry, settings: Any, gpus: int, memory: float | None) -> Plan:
         config = Path(folder) / "config.json"
         # JSON is YAML: what the command line changed is planned, too.
         config.write_text(json.dumps(asdict(settings)), encoding="utf-8")
-        local = settings.model == "embedded" or (Path(settings.model).expanduser() / "config.json").is_file()
-        model = settings.model if local else entry.shape
-        plan = make_plan(make_request(parser.parse_args(["--config", str(config), "--model", model, *given])))
+        given += ["--config", str(config), "--model", _shape(entry, settings)]
+        plan = make_plan(make_request(parser.parse_args(given)))
     if not plan.fits:
         plan.changes.extend(changes(plan.request))
     return plan

@@ -71,7 +71,7 @@ def _model(found: Material, entry: Entry, settings: Any, online: bool) -> None:
         folder = find_folder(settings.model, online, entry.after)
         config = AutoConfig.from_pretrained(folder).get_text_config()
     except (AsterError, OSError, ValueError) as error:
-        shape = f"; its memory is planned with the shape of {entry.shape}" if entry.kind == "grpo" else ""
+        shape = f"; its memory is planned with the shape of {entry.shape}"
         text = said(error) if isinstance(error, AsterError) else str(error).splitlines()[0]
         found.lines += [Line("model", text + shape, False), Line("tokenizer", "comes with the model", False)]
         return

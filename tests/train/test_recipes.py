@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from aster_env import cli
 from aster_env.errors import UsageError
 from aster_train import grpo, sft
 from aster_train.check import check_arguments, check_length
+from aster_train.planning.command import add_arguments, make_request
+from aster_train.planning.fit import make_plan
+from aster_train.planning.memory import total
 from aster_train.policies.hf import OPTIONS
 from aster_train.recipe import Recipe
 from aster_train.recipes.arithmetic import example_batches, grpo_batches
@@ -276,11 +281,27 @@ def test_a_number_of_gpus_that_splits_groups_of_evaluation_is_refused_with_what_
         dry_run(find("aster-4b/stage1"), gpus=3)
 
 
-def test_a_shape_is_named_only_where_memory_is_planned(tmp_path, monkeypatch):
+def test_the_update_of_sft_and_of_dpo_is_planned_without_a_sampler(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "planned with the shape" in dry_run(find("aster-4b/stage1")).text()
-    for name in ("aster-4b/sft", "tool-star-3b/dpo"):
-        assert "planned with the shape" not in dry_run(find(name)).text()
+    for name, rows, lora in (("aster-4b/sft", 1, 0), ("tool-star-3b/dpo", 2, 8)):
+        entry = find(name)
+        found = dry_run(entry)
+        training = found.plan.request.training
+        assert (training.micro_batch, training.lora, training.zero, training.gpus) == (rows, lora, 3, 8)
+        # The same update in a run of GRPO needs the same, beside what plays its episodes.
+        given = ["--model", entry.shape, "--gpus", "8", "--lora", str(lora), "--micro-batch", str(rows)]
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        asked = make_request(parser.parse_args([*given, "--context", str(training.context)]))
+        whole = make_plan(replace(asked, training=replace(asked.training, padded=rows > 1)))
+        assert [phase.name for phase in found.plan.phases] == [phase.name for phase in whole.phases[1:]]
+        assert found.plan.phases[0].bytes == whole.phases[1].bytes
+        assert f"planned with the shape of {entry.shape}" in found.text()
+        assert "It fits" in found.text()
+    small = dry_run(find("aster-4b/sft"), memory=16)
+    assert not small.plan.fits
+    assert "GiB too much" in small.text()
+    assert total(dry_run(find("tool-star-3b/dpo"), ["--lora", "null"]).plan.held) > 1.2 * total(found.plan.held)
 
 
 def test_a_dry_run_of_sft_counts_the_examples(model, tmp_path):
