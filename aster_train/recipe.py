@@ -124,10 +124,11 @@ class Recipe:
         for trajectory in chosen:
             if trajectory.reward is None:
                 continue
-            trajectory.reward_terms.setdefault("correct", trajectory.reward)
             terms = self.penalties.apply(trajectory, limit)
-            trajectory.reward_terms |= terms
-            trajectory.reward += sum(terms.values())
+            if terms:
+                # Without a term of its own, whether it is right could no longer be told from its reward.
+                trajectory.reward_terms = {"correct": trajectory.reward, **trajectory.reward_terms, **terms}
+                trajectory.reward += sum(terms.values())
         return chosen, metrics
 
     def rows(self, trajectories: Sequence[Trajectory]) -> list[list[float]]:

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,7 +56,10 @@ def main() -> int:
     if options.kept:
         report = json.loads(options.json.read_text(encoding="utf-8"))
     elif options.model.is_dir():
+        started = time.perf_counter()
         report = measure(options.model, options.seeds, options.steps, options.processes)
+        report["seconds"] = time.perf_counter() - started
+        print(f"{report['seconds'] / 60:.1f} minutes")
         options.json.write_text(json.dumps(report) + "\n", encoding="utf-8")
     else:
         print(f"{options.model} is no folder. Fix: run `make demo` first, or name a model.")

@@ -8,18 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoTokenizer
-from trl import GRPOConfig
 
 from aster_env.errors import UsageError
 from aster_env.rollout import Completion
-from aster_train.config import ASTER, training_arguments
 from aster_train.episodes import EpisodeFiles
 from aster_train.recipe import Recipe
-from aster_train.trainer import AsterGRPOTrainer
-from tests.train.support import save_model
+from tests.train.test_trl_contract import make_trainer
 
-PROBLEMS = {"tasks": "generated", "task_options": {"size": 16, "level": 1}, "instruction": "", "max_tokens": 300}
 CALL = '<tool_call>\n{"name": "python", "arguments": {"code": "1"}}\n</tool_call>'
 
 
@@ -55,29 +50,10 @@ class Player:
 def play(tmp_path):
     made = []
 
-    def make(recipe, *, ahead=False, **train):
-        folder = save_model(tmp_path / "model")
-        values = {
-            "output_dir": str(tmp_path / "out"),
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "gradient_accumulation_steps": 1,
-            "max_steps": 2,
-            "save_strategy": "no",
-            "gradient_checkpointing": False,
-            "disable_tqdm": True,
-            "use_cpu": True,
-            **train,
-        }
-        trainer = AsterGRPOTrainer(
-            folder,
-            training_arguments(GRPOConfig, ASTER, values),
-            AutoTokenizer.from_pretrained(folder),
-            env="ASTER/PythonMath-v0",
-            env_kwargs=PROBLEMS,
-            max_concurrent=8,
-            ahead=ahead,
-            recipe=Recipe.read(**recipe),
+    def make(recipe, **options):
+        options = {"per_device_train_batch_size": 8, "steps_per_generation": 1, "max_steps": 2, **options}
+        trainer = make_trainer(
+            tmp_path, env_kwargs={"max_tokens": 300}, max_concurrent=8, recipe=Recipe.read(**recipe), **options
         )
         made.append(trainer)
         trainer.policy = Player(trainer._runners["train"].envs[0])
