@@ -16,3 +16,10 @@ gym.register(
     # The checker samples random ids as a first action; the environment checks its actions itself.
     disable_env_checker=True,
 )
+
+gym.register(
+    id="ASTER/WikiQA-v0",
+    entry_point="aster_env.envs.wiki_qa.env:WikiQAEnv",
+    vector_entry_point="aster_env.envs.wiki_qa.env:make_vec",
+    disable_env_checker=True,
+)

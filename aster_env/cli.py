@@ -106,6 +106,21 @@ def add_curriculum(parser: argparse.ArgumentParser) -> None:
     importlib.import_module("aster_train.curriculum").add_arguments(parser)
 
 
+def add_corpus(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster corpus`."""
+    importlib.import_module("aster_env.retrieval.commands").add_corpus(parser)
+
+
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster index`."""
+    importlib.import_module("aster_env.retrieval.commands").add_index(parser)
+
+
+def add_serve(parser: argparse.ArgumentParser) -> None:
+    """Add the services of `aster serve`."""
+    importlib.import_module("aster_env.retrieval.server.command").add_serve(parser)
+
+
 def _checkout() -> Path:
     """Return the checkout that holds benchmarks/: this package's, else the current folder."""
     for root in (Path(__file__).resolve().parents[1], Path.cwd()):
@@ -123,6 +138,9 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "plan": ("what a training configuration needs in memory, and whether it fits", add_plan),
     "recipes": ("list the published recipes, plan one here, or run it in small", add_recipes),
     "curriculum": ("which tasks of a run the next stage keeps, and why", add_curriculum),
+    "corpus": ("make a corpus of passages from a source, or show one", add_corpus),
+    "index": ("index a corpus for search: by words or by vectors", add_index),
+    "serve": ("serve something to other processes: aster serve retrieval CORPUS", add_serve),
     "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
 }
 """Subcommands: what they do, and the function that adds their arguments."""

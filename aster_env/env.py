@@ -107,6 +107,10 @@ class ToolEnv(gym.Env[Any, Any]):
     async def close_tools(self) -> None:
         """Release what ``open_tools`` took besides the tools themselves."""
 
+    def sources(self) -> Mapping[str, str]:
+        """Return what the tools read from, for ``Trajectory.sources``; asked for when an episode ends."""
+        return {}
+
     def refuse_answer(self, trajectory: Trajectory) -> str | None:
         """Return why an answer is not taken yet, or None; a refused one counts as an invalid call."""
         return None
@@ -278,6 +282,7 @@ class ToolEnv(gym.Env[Any, Any]):
         episode = self._running()
         trajectory = episode.trajectory
         trajectory.stop = stop
+        trajectory.sources = dict(self.sources())
         started = time.perf_counter()
         if stop is not StopReason.INFRASTRUCTURE:
             try:

@@ -22,6 +22,7 @@ class Preset:
     licence: str
     config: str | None = None
     aliases: tuple[str, ...] = ()
+    kind: str = "math"
     clean: Callable[[str], str] = field(default=str)
 
 
@@ -31,11 +32,15 @@ def _after_hashes(answer: str) -> str:
 
 
 _QA = {"prompt": "question", "answers": "answer"}
+_GOLDEN = {"prompt": "question", "answers": "golden_answers", "id": "id"}
+_FLASHRAG = "RUC-NLPIR/FlashRAG_datasets"
+"""One hub data set with many question sets, each with every gold answer in ``golden_answers``."""
 _PA = {"prompt": "problem", "answers": "answer"}
 _IO = {"prompt": "input", "answers": "output"}
 USUAL: tuple[Fields, ...] = (
     {"prompt": "prompt", "answers": "answers"},
     {"prompt": "prompt", "answers": "answer"},
+    {"prompt": "question", "answers": "golden_answers"},
     _QA,
     _PA,
     _IO,
@@ -59,4 +64,11 @@ PRESETS: dict[str, Preset] = {
         {"prompt": "prompt.0.content", "answers": "reward_model.ground_truth", "id": "extra_info.index"},
         "Apache-2.0", aliases=("dapo-math-17k",),
     ),
+    "nq": Preset(_FLASHRAG, "test", _GOLDEN, "CC BY-SA 3.0", config="nq", kind="qa", aliases=("nq-open", "nq_open")),
+    "hotpotqa": Preset(_FLASHRAG, "dev", _GOLDEN, "CC BY-SA 4.0", config="hotpotqa", kind="qa"),
+    "2wikimultihopqa": Preset(
+        _FLASHRAG, "dev", _GOLDEN, "Apache-2.0", config="2wikimultihopqa", kind="qa", aliases=("2wiki",)
+    ),
+    "musique": Preset(_FLASHRAG, "dev", _GOLDEN, "CC BY 4.0", config="musique", kind="qa"),
+    "bamboogle": Preset(_FLASHRAG, "test", _GOLDEN, "MIT", config="bamboogle", kind="qa"),
 }  # fmt: skip

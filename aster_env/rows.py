@@ -56,7 +56,9 @@ def make_tasks(
         if not isinstance(row, dict):
             raise UsageError(f"{where}: is a {type(row).__name__}. Allowed: an object with columns.")
         prompt, answers = (pick(row, places[part], part, where) for part in ("prompt", "answers"))
-        listed = answers if isinstance(answers, list | tuple) else [answers]
+        listed = list(answers) if isinstance(answers, list | tuple) else [answers]
+        if places["answers"] == "answer" and isinstance(row.get("answer_aliases"), list):
+            listed += row["answer_aliases"]  # MuSiQue's other gold answers
         texts = tuple(clean(str(answer)).strip() for answer in listed if answer is not None)
         if not isinstance(prompt, str) or not prompt.strip():
             raise UsageError(f"{where}: the prompt (column {places['prompt']!r}) is empty or no text: {prompt!r}.")

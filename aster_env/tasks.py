@@ -86,7 +86,7 @@ def load_tasks(
         split: of a generated family or hub dataset.
         fields: where a Task's parts are in a row of a file or hub dataset; needed where its columns do not have one
             of the usual names (``aster_env.presets.USUAL``).
-        kind: the kind of the tasks.
+        kind: the kind of the tasks; a preset has its own.
         limit: keep the first so many.
         generators: generated families by name: ``generator(split=…, **options) -> TaskSet``.
         options: further arguments of a generated family (``level``, ``size``, ``seed``).
@@ -104,7 +104,7 @@ def load_tasks(
         tasks = _generate(spec, families[spec], {**(options or {}), **({} if split is None else {"split": split})})
     elif preset is not None:
         _check_applies(given, f"the preset {spec!r}", ("split", "path"))
-        tasks = _load_preset(spec, preset, path, split, kind)
+        tasks = _load_preset(spec, preset, path, split)
     elif isinstance(spec, str | Path):
         tasks = _load_rows(str(spec), given, kind, [*families, *PRESETS])
     else:
@@ -206,19 +206,21 @@ def _preset(name: str) -> Preset | None:
     return None
 
 
-def _load_preset(name: str, preset: Preset, path: str | Path | None, split: str | None, kind: str) -> TaskSet:
+def _load_preset(name: str, preset: Preset, path: str | Path | None, split: str | None) -> TaskSet:
     if path is None:
         rows = read_hub(preset.hub, preset.config, split or preset.split)
-        return TaskSet(make_tasks(_first_by_id(rows, preset.fields), preset.fields, name, kind, preset.clean), name)
+        return TaskSet(
+            make_tasks(_first_by_id(rows, preset.fields), preset.fields, name, preset.kind, preset.clean), name
+        )
     _check_applies({"split": split}, f"the local file {str(path)!r}", ())
     path = Path(path).expanduser()
     rows = read_file(path)
     try:
-        tasks = make_tasks(_first_by_id(rows, preset.fields), preset.fields, str(path), kind, preset.clean)
+        tasks = make_tasks(_first_by_id(rows, preset.fields), preset.fields, str(path), preset.kind, preset.clean)
     except MissingColumnError as error:
         # A copy of one's own may have other columns than the hub's.
         try:
-            tasks = make_tasks(rows, None, str(path), kind, preset.clean)
+            tasks = make_tasks(rows, None, str(path), preset.kind, preset.clean)
         except MissingColumnError:
             raise error from None
     return TaskSet(tasks, str(path))

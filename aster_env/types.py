@@ -146,6 +146,8 @@ class Trajectory:
     """How many calls were executed: not those refused, nor one that came after a limit."""
     index: int = 0
     """Position of its task in the request that produced it (see ``aster_env.rollout``)."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """What its tools read from: the corpus, its licence and hash (see ``aster_env.retrieval``)."""
 
     @property
     def ids(self) -> list[int]:
@@ -202,6 +204,7 @@ class Trajectory:
             "error": self.error,
             "tool_calls": self.tool_calls,
             "seconds": self.seconds,
+            **({"sources": self.sources} if self.sources else {}),
             "turns": [_turn_to_json(turn) for turn in self.turns],
         }
 
@@ -220,6 +223,7 @@ class Trajectory:
             error=row["error"],
             tool_calls=row.get("tool_calls", 0),
             seconds=dict(row["seconds"]),
+            sources=dict(row.get("sources", {})),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from aster_env import loops
 from aster_env.env import ToolEnv
 from aster_env.errors import UsageError, check_name
+from aster_env.tasks import share_tasks
 
 
 class ToolVectorEnv(VectorEnv[Any, Any, Any]):
@@ -163,3 +164,26 @@ async def _gather(coroutines: Sequence[Any]) -> list[Any]:
         if isinstance(result, BaseException):
             raise result
     return list(done)
+
+
+def make_vector_env(
+    env: Callable[..., ToolEnv], num_envs: int, autoreset_mode: Any, arguments: Mapping[str, Any]
+) -> ToolVectorEnv:
+    """Return ``num_envs`` environments as one; the tasks are read or generated once, and shared.
+
+    Args:
+        env: makes one from ``arguments``.
+        num_envs: how many.
+        autoreset_mode: Gymnasium's.
+        arguments: of each environment.
+
+    Raises:
+        UsageError: an argument is not allowed.
+    """
+    made: list[ToolEnv] = []
+
+    def make() -> ToolEnv:
+        made.append(env(**(share_tasks(arguments, made[0].tasks) if made else arguments)))
+        return made[-1]
+
+    return ToolVectorEnv(make, num_envs, autoreset_mode)

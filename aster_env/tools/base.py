@@ -112,24 +112,33 @@ async def run_call(call: ToolCall, tools: Mapping[str, Tool], seconds: float) ->
 def _arguments_problem(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
     parameters = tool.schema["parameters"]
     properties: Mapping[str, Any] = parameters["properties"]
-    expected = ", ".join(f"{name} ({spec.get('type', 'any')})" for name, spec in properties.items())
+    expected = ", ".join(f"{name} ({_type_text(spec)})" for name, spec in properties.items())
     for name in parameters.get("required", ()):
         if name not in arguments:
             return f"The call to {tool.name!r} lacks the argument {name!r}. Its arguments are: {expected}."
     for name, value in arguments.items():
         if name not in properties:
             return f"The tool {tool.name!r} has no argument {name!r}. Its arguments are: {expected}."
-        kind = properties[name].get("type")
-        if kind in _JSON_TYPES and (
-            not isinstance(value, _JSON_TYPES[kind]) or (isinstance(value, bool) and kind != "boolean")
-        ):
-            return f"The argument {name!r} of {tool.name!r} must be a {kind}, not {type(value).__name__}."
+        declared = properties[name].get("type", ())
+        kinds = [declared] if isinstance(declared, str) else list(declared)
+        if kinds and not any(_is_kind(value, kind) for kind in kinds):
+            return f"The argument {name!r} of {tool.name!r} must be a {' or '.join(kinds)}, not {type(value).__name__}."
         if not _is_unicode(value):
             return (
                 f"The argument {name!r} of {tool.name!r} holds half a surrogate pair (an escape from \\ud800 to "
                 "\\udfff), which is no character. Write the character itself, or both halves of its escape."
             )
     return None
+
+
+def _type_text(spec: Mapping[str, Any]) -> str:
+    declared = spec.get("type", "any")
+    return declared if isinstance(declared, str) else " or ".join(declared)
+
+
+def _is_kind(value: Any, kind: str) -> bool:
+    allowed = _JSON_TYPES.get(kind, (object,))
+    return isinstance(value, allowed) and not (isinstance(value, bool) and kind != "boolean")
 
 
 def _is_unicode(value: Any) -> bool:

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aster_env.env import ToolEnv
-from aster_env.errors import UsageError, check_name
+from aster_env.errors import UsageError
 from aster_env.kernels import check_pool, pool_options
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
 from aster_env.limits import Limits
 from aster_env.presets import Fields
 from aster_env.rewards.base import Reward
+from aster_env.rewards.choose import check_require_tool, choose_reward
 from aster_env.rewards.math import MathReward
 from aster_env.rewards.toolstar import ToolStarReward
-from aster_env.tasks import TaskSet, load_tasks, share_tasks
+from aster_env.tasks import TaskSet, load_tasks
 from aster_env.tools.base import Tool
 from aster_env.tools.python import PythonTool, check_call_limits
 from aster_env.types import Trajectory
-from aster_env.vector import ToolVectorEnv
+from aster_env.vector import ToolVectorEnv, make_vector_env
 
 from .tasks import GENERATORS
 
@@ -94,13 +95,13 @@ class PythonMathEnv(ToolEnv):
         )
         super().__init__(
             loaded,
-            _make_reward(reward, options.get("dialect", "hermes")),
+            choose_reward(reward, REWARDS, options.get("dialect", "hermes")),
             instruction=instruction,
             limits=limits,
             **options,
         )
         self._timeout, self._max_output = timeout, max_output
-        self.require_tool = _require_tool(require_tool, self.reward)
+        self.require_tool = check_require_tool(require_tool, self.reward)
         self.hang_seconds = max(self.hang_seconds, 2 * timeout)
         self._leased: KernelPool | None = None
 
@@ -126,49 +127,13 @@ class PythonMathEnv(ToolEnv):
 
 def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any) -> ToolVectorEnv:
     """Return ``num_envs`` of these environments as one; called by ``gymnasium.make_vec``."""
-    made: list[PythonMathEnv] = []
-
-    def make() -> PythonMathEnv:
-        # The tasks are read or generated once; the other environments share them.
-        made.append(PythonMathEnv(**(share_tasks(kwargs, made[0].tasks) if made else kwargs)))
-        return made[-1]
-
-    return ToolVectorEnv(make, num_envs, autoreset_mode)
-
-
-def _make_reward(reward: Any, dialect: str) -> Reward:
-    if isinstance(reward, str):
-        if check_name("reward", reward, REWARDS) == "toolstar" and dialect != "tags":
-            raise UsageError(
-                f"reward='toolstar' reads the tags of Tool-Star, and dialect={dialect!r}. Fix: dialect='tags'."
-            )
-        made: Reward = REWARDS[reward]()
-        return made
-    if not isinstance(reward, Reward):
-        raise UsageError(
-            f"reward={reward!r} is a {type(reward).__name__}. Allowed: {', '.join(map(repr, REWARDS))}, or a Reward."
-        )
-    return reward
-
-
-def _require_tool(value: Any, reward: Reward) -> bool:
-    if _flag("require_tool", value) and isinstance(reward, ToolStarReward):
-        raise UsageError(
-            "require_tool=True does not go with reward='toolstar': an episode with an answer that was refused has two "
-            "and is malformed, whatever comes after. Fix: require_tool=False, or reward='math'."
-        )
-    return bool(value)
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{name}={value!r} is not allowed. Allowed: True or False.")
-    return value
+    return make_vector_env(PythonMathEnv, num_envs, autoreset_mode, kwargs)
 
 
 def _read_options(pool: Any, options: Any, allow_unsandboxed: Any) -> dict[str, Any]:
     """Return the options that ``open_pool`` gets, checked."""
-    _flag("allow_unsandboxed", allow_unsandboxed)
+    if not isinstance(allow_unsandboxed, bool):
+        raise UsageError(f"allow_unsandboxed={allow_unsandboxed!r} is not allowed. Allowed: True or False.")
     if options is not None and not isinstance(options, Mapping):
         raise UsageError(f"pool_options={options!r} is a {type(options).__name__}. Allowed: a mapping of options.")
     if not isinstance(pool, str):

@@ -1,0 +1,1 @@
+"""A retrieval service: every published wire form in one application, over any retriever."""

@@ -1,0 +1,1 @@
+"""ASTER/WikiQA-v0: questions answered by searching an encyclopedia."""
