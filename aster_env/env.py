@@ -108,7 +108,7 @@ class ToolEnv(gym.Env[Any, Any]):
         """Release what ``open_tools`` took besides the tools themselves."""
 
     def sources(self) -> Mapping[str, str]:
-        """Return what the tools read from, for ``Trajectory.sources``; asked for when an episode ends."""
+        """Return what the tools read from, for ``Trajectory.sources``; called at an episode's end."""
         return {}
 
     def refuse_answer(self, trajectory: Trajectory) -> str | None:
@@ -195,7 +195,7 @@ class ToolEnv(gym.Env[Any, Any]):
             call = ToolCall("answer", {}, refusal)
         calls = (call,) if call else ()
         closed_by = closing(self.dialect, turn_ids)
-        said = Message("assistant", text.removesuffix(closed_by) if closed_by else text)
+        said = Message("assistant", text.removesuffix(closed_by))
         episode.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds), [said])
         episode.trajectory.seconds["generation"] += seconds
         finished = bool(closed_by) or text.endswith(self.dialect.stop) or episode.tokens < self.limits.max_tokens
@@ -279,10 +279,8 @@ class ToolEnv(gym.Env[Any, Any]):
         error: InfrastructureError | None = None,
     ) -> Step:
         """Score the episode, give the sessions back, and return the last step."""
-        episode = self._running()
-        trajectory = episode.trajectory
-        trajectory.stop = stop
-        trajectory.sources = dict(self.sources())
+        trajectory = (episode := self._running()).trajectory
+        trajectory.stop, trajectory.sources = stop, dict(self.sources())
         started = time.perf_counter()
         if stop is not StopReason.INFRASTRUCTURE:
             try:
@@ -304,8 +302,8 @@ class ToolEnv(gym.Env[Any, Any]):
         if error is not None:
             trajectory.error = f"{type(error).__name__}: {error}"
             info["error"] = error
-        truncated = trajectory.stop.truncated
-        return self._view([], ""), float(trajectory.reward or 0.0), not truncated, truncated, info
+        cut = trajectory.stop.truncated
+        return self._view([], ""), float(trajectory.reward or 0.0), not cut, cut, info
 
     async def _release(self) -> None:
         """Give the sessions back, so that a finished episode holds none."""

@@ -10,7 +10,7 @@
         │                                    never a wrong answer; the episode is masked and counted
         ├── KernelError              a Python session could not be started or reached
         ├── RetrieverError           a search backend failed
-        ├── JudgeError               a reward worker could not be started or reached
+        ├── JudgeError               a reward worker, or the LLM that judges, could not be reached
         └── PolicyError              the model endpoint failed
 """
 
@@ -74,7 +74,7 @@ class RetrieverError(InfrastructureError):
 
 
 class JudgeError(InfrastructureError):
-    """A reward worker could not be started or reached."""
+    """A reward worker could not be started, or the LLM that judges gave no verdict."""
 
 
 class PolicyError(InfrastructureError):

@@ -22,7 +22,8 @@ class Tokenizer(Protocol):
         pad_id: an id to fill rows with; it is never attended to.
         end_ids: ids that end a turn; the first of ``end_text`` is the one the environment writes.
         end_text: the text of the usual end-of-turn token.
-        specials: text of every special token; broken up where it occurs in foreign text.
+        specials: text of every special token, and of others that are structure; broken up where it occurs in foreign
+            text.
     """
 
     vocab_size: int
@@ -112,7 +113,7 @@ class TransformersTokenizer:
         self.end_ids = frozenset(vocabulary[text] for text in ends)
         pad = tokenizer.pad_token_id
         self.pad_id: int = vocabulary[ends[-1]] if pad is None else int(pad)
-        self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens)
+        self.specials = _markers(tokenizer)
         self._template = _only_template(tokenizer.chat_template)
 
     def encode(self, text: str) -> list[int]:
@@ -144,6 +145,20 @@ class TransformersTokenizer:
     def template(self) -> str | None:
         """The chat template's source, or None."""
         return self._template
+
+
+def _markers(tokenizer: Any) -> tuple[str, ...]:
+    """Return the text of each special token, and of each added one that looks like markup.
+
+    Added tokens may also be vocabulary: words, digits, runs of spaces. Breaking these up would spoil ordinary text.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    markup = [str(token) for token in added if token.special or _looks_like_markup(str(token))]
+    return tuple(dict.fromkeys([*tokenizer.all_special_tokens, *markup]))
+
+
+def _looks_like_markup(text: str) -> bool:
+    return any(map(str.isalpha, text)) and not all(c.isalnum() or c.isspace() for c in text)
 
 
 def _only_template(source: str | Mapping[str, str] | None) -> str | None:

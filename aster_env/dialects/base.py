@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import abc
-import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from aster_env.dialects.inert import Inert
 from aster_env.errors import UsageError
-from aster_env.tokenizers import CHAT_MARKERS, TAG_NAMES, Tokenizer
+from aster_env.tokenizers import Tokenizer
 from aster_env.types import Message, ToolCall
 
 Schemas = Mapping[str, Mapping[str, Any]]
@@ -80,9 +80,8 @@ class Dialect(abc.ABC):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        tags = (f"<{slash}{name}>" for name in TAG_NAMES for slash in ("", "/"))
-        markers = sorted({*CHAT_MARKERS, *tags, *tokenizer.specials} - {""}, key=lambda m: (-len(m), m))
-        self._markers = re.compile("|".join(map(re.escape, markers)))
+        closing = (*self.stop, f"</{self.result_tag}>")
+        self._inert = Inert(tokenizer, {*closing, *(tag.replace("</", "<") for tag in closing)})
 
     @abc.abstractmethod
     def prompt(self, messages: Sequence[Message], schemas: Schemas) -> str:
@@ -119,7 +118,7 @@ class Dialect(abc.ABC):
         free = "" if kind == ANSWER else visible[: self._free_end(visible)]
         for start, end in forged:
             free = free[:start] + " " * len(free[start:end]) + free[end:]
-        free = self._markers.sub(lambda m: " " * len(m[0]), free)
+        free = self._inert.markers.sub(lambda m: " " * len(m[0]), free)
         if free.strip():
             thinks.append(where[len(free) - len(free.lstrip())])
         actions = [Action(THINK, min(thinks))] if thinks else []
@@ -153,7 +152,7 @@ class Dialect(abc.ABC):
         """Render a result, up to the point where the model's next turn begins.
 
         Args:
-            result: what the tool said; control markers in it are broken up (see ``neutralize``).
+            result: what the tool said; control markers in it are broken up (see ``frame``).
             closed_by: text of the end-of-turn token if the model's turn ended with one, else "".
         """
 
@@ -166,13 +165,17 @@ class Dialect(abc.ABC):
         """Write a final answer as a model would, without the end-of-turn token."""
 
     def neutralize(self, text: str) -> str:
-        """Break up control markers in foreign text by a space after their first character.
+        """Break up control markers in foreign text, by a space after their first character where that is enough.
 
-        A tool's output or a task's text can therefore never close the observation, open a turn, or forge a call;
-        this holds for every tokenizer, since it happens before tokenisation. Lone surrogates become ``?``.
+        A tool's output or a task's text can therefore never close the observation, open a turn, or forge a call, nor
+        become a special token, whatever the tokenizer makes of letters and spaces (see ``aster_env.dialects.inert``).
+        A text without markers stays as it is, but for lone surrogates, which become ``?``.
         """
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return self._markers.sub(lambda m: f"{m[0][0]} {m[0][1:]}", clean)
+        return self._inert(text)
+
+    def frame(self, before: str, result: str, after: str) -> str:
+        """Return a result between what the dialect writes before and after it, neutralized; for ``observation``."""
+        return self._inert.between(before, result, after)
 
 
 class Thought(NamedTuple):

@@ -88,7 +88,7 @@ class Hermes(Dialect):
 
     def observation(self, result: str, closed_by: str = "") -> str:
         """Render the result as the chat template renders a tool's message."""
-        return self._before.removeprefix(closed_by) + self.neutralize(result) + self._after
+        return self.frame(self._before.removeprefix(closed_by), result, self._after)
 
     def call(self, name: str, arguments: Mapping[str, str]) -> str:
         """Write ``<tool_call>`` with one JSON object."""

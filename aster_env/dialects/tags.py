@@ -73,7 +73,7 @@ class Tags(Dialect):
     def observation(self, result: str, closed_by: str = "") -> str:
         """Append ``<result>``; a message that the model ended is opened again."""
         reopened = self._reopen if closed_by else "\n"
-        return f"{reopened}<result>\n{self.neutralize(result)}\n</result>\n"
+        return self.frame(f"{reopened}<result>\n", result, "\n</result>\n")
 
     def call(self, name: str, arguments: Mapping[str, str]) -> str:
         """Write ``<name>`` around the only argument."""

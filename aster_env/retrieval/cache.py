@@ -42,7 +42,7 @@ def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise UsageError(
-            f"{str(folder)!r} cannot be made: {error}. Fix: set ASTER_CACHE to a folder that can be written, or name one."
+            f"{str(folder)!r} cannot be made: {error}. Fix: set ASTER_CACHE to a folder you may write to."
         ) from error
     try:
         build(staging / folder.name)

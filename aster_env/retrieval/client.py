@@ -100,7 +100,7 @@ class HttpRetriever:
                 f"The answer of {self.url} is not of the form {self._wire.name!r}: {error} Fix: the service's own "
                 f"wire=, one of {', '.join(sorted(WIRES))}."
             ) from error
-        await self._learn_source()
+        await self._learn_source(deadline - time.monotonic())
         return [passages[:n] for passages in found]
 
     async def close(self) -> None:
@@ -161,7 +161,7 @@ class HttpRetriever:
             parts.append(part)
         return b"".join(parts)
 
-    async def _learn_source(self) -> None:
+    async def _learn_source(self, left: float) -> None:
         """Ask the service once what it searches in; no search fails for it."""
         import httpx
 
@@ -170,7 +170,7 @@ class HttpRetriever:
         self._asked_health = True
         with contextlib.suppress(httpx.HTTPError, TimeoutError, ValueError, RetrieverError, RecursionError):
             async with (
-                asyncio.timeout(min(_HEALTH_SECONDS, self._timeout)),
+                asyncio.timeout(min(_HEALTH_SECONDS, left)),
                 self._client.stream("GET", self._health, headers={"accept-encoding": "identity"}) as response,
             ):
                 told = json.loads(await self._read(response))

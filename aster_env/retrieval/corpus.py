@@ -114,8 +114,11 @@ def write_corpus(folder: str | Path, passages: Iterable[Passage], info: CorpusIn
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} is there already. Fix: another folder, or remove it first.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise UsageError(f"{str(folder)!r} cannot be written ({error}). Fix: name another folder.") from error
     try:
         offsets, digest = _write_passages(staging / PASSAGES, passages)
         np.save(staging / OFFSETS, np.frombuffer(offsets, dtype=np.uint64))

@@ -217,8 +217,9 @@ def _check_corpus(info: DenseInfo, corpus: Corpus, folder: Path) -> None:
     if info.corpus_sha256 != corpus.info.sha256 or info.passages != len(corpus):
         raise UsageError(
             f"The index in {str(folder)!r} is of another corpus ({info.passages} passages, sha256 "
-            f"{info.corpus_sha256[:12]}…) than {str(corpus.folder)!r} ({len(corpus)} passages, "
-            f"{corpus.info.sha256[:12]}…). Fix: remove it, and run `aster index build --kind dense {corpus.folder}` again."
+            f"{info.corpus_sha256[:12]}…) than {str(corpus.folder)!r} ({len(corpus)} "
+            f"passages, {corpus.info.sha256[:12]}…). Fix: remove it, and run `aster index build --kind dense "
+            f"{corpus.folder}` again."
         )
 
 

@@ -34,7 +34,7 @@ from aster_env.retrieval.dense_index import (
 from aster_env.retrieval.encoder import Encoder, Floats, unit
 from aster_env.retrieval.vectors import Vectors, read_rows
 
-TUNING_QUERIES, AT, CHUNK, CHECKED = 128, 5, 16_384, 8
+TUNING_QUERIES, AT, CHUNK, CHECKED = 128, 5, 4_096, 8
 _FLAT = {b"IxFI": "inner product", b"IxF2": "L2", b"IxSQ": "scalar quantizer"}
 _HALF = 4  # faiss::ScalarQuantizer::QT_fp16
 
@@ -198,8 +198,8 @@ def check_encoder(
     if right < len(chosen) * 0.75 or np.diag(likeness).mean() < 0.5:
         raise UsageError(
             f"Of {len(chosen)} passages that the encoder {encoder.name!r} encoded, {right} are nearest to their own "
-            f"vector (mean cosine {np.diag(likeness).mean():.2f}). Fix: the encoder, prefixes and pooling that the vectors "
-            "were made with, and the corpus in its order."
+            f"vector (mean cosine {np.diag(likeness).mean():.2f}). Fix: the encoder, prefixes and pooling that the "
+            "vectors were made with, and the corpus in its order."
         )
 
 

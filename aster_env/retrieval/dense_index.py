@@ -141,7 +141,14 @@ def build_codes(vectors: Vectors, factory: str, progress: Progress | None = None
     if not index.is_trained:
         wanted = max(TRAINING_ROWS, ROWS_PER_CELL * cells)
         tell(f"learning {factory} from {min(wanted, len(vectors)):,} vectors")
-        index.train(_sample(vectors, wanted, seed))
+        threads = faiss.omp_get_max_threads()
+        try:
+            if not cells:
+                # Hundreds of tiny k-means: on busy cores, threads that wait for one another take far longer than one.
+                faiss.omp_set_num_threads(1)
+            index.train(_sample(vectors, wanted, seed))
+        finally:
+            faiss.omp_set_num_threads(threads)
     for start, rows in vectors.chunks():
         index.add(rows)
         if start // 250_000 != (start + len(rows)) // 250_000:

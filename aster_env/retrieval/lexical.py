@@ -128,7 +128,7 @@ def build_lexical(
         progress: called with the number of passages done, from time to time.
 
     Raises:
-        UsageError: there is no corpus, the folder holds something else, or it cannot be written.
+        UsageError: there is no corpus or it is damaged, the folder holds something else, or it cannot be written.
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     threads = default_threads() if threads is None else threads
@@ -147,6 +147,11 @@ def build_lexical(
         if target.exists():
             os.rename(target, staging / "old")
         os.rename(staging / "new", target)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"The index of {str(opened.folder)!r} cannot be written: {error!r:.300}. Fix: see that the disk has room, "
+            f"and that `aster corpus show {opened.folder} --verify` finds the corpus whole."
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target

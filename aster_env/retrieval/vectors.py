@@ -65,7 +65,7 @@ class Vectors:
             self._map.madvise(mmap.MADV_WILLNEED, start, first + width - start)
         return self._rows[ids].astype(np.float32)
 
-    def chunks(self, size: int = 16_384) -> Iterator[tuple[int, Floats]]:
+    def chunks(self, size: int = 4_096) -> Iterator[tuple[int, Floats]]:
         """Yield (position of the first, rows as float32) over all of it; no page stays mapped behind it."""
         # Plain reads: pages of a map would count as this process's memory.
         with self.path.open("rb", buffering=0) as file:

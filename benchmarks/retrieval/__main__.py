@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Return the numbers of the parts that were asked for."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "lexical": lambda: lexical.measure(work, options.quick, options.real, options.xquad),
-        "dense": lambda: dense.measure(work, options.quick),
+        "dense": lambda: dense.measure(work, options.quick, large=not options.quick, real=_dense_corpus(options.real)),
         "service": lambda: service.measure(lexical.corpus(work, 20_000), options.quick),
     }
     found: dict[str, Any] = {}
@@ -66,6 +66,11 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
         found[name] = parts[name]()
         found[name]["seconds"] = round(time.perf_counter() - began, 1)
     return found
+
+
+def _dense_corpus(real: Path | None) -> Path | None:
+    """Return the corpus of real text if it has vectors to compare the generated ones with."""
+    return real if real is not None and (real / "dense").is_dir() else None
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from aster_env.vector import ToolVectorEnv, make_vector_env
 from .encyclopedia import generated_corpus
 from .tasks import GENERATORS
 
-REWARDS = {
+REWARDS: Mapping[str, Callable[[], Reward]] = {
     "em": functools.partial(QAReward, "em"),
     "f1": functools.partial(QAReward, "f1"),
     "toolstar": ToolStarReward,
@@ -156,7 +156,7 @@ def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any)
 
 def _generated(world: Mapping[str, int]) -> Path:
     with _building:
-        return generated_corpus(**world)
+        return generated_corpus(world["seed"], world["passages"])
 
 
 def _read_world(given: Any) -> dict[str, int]:

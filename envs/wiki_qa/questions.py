@@ -169,14 +169,14 @@ def counting(world: World, unseen: bool, draw: Draw) -> Iterator[Question]:
     makers = [person for person in people if person.facts.get("works")]
     made = [each for each in draw.shuffled(world.entities["work"]) if each.unseen == unseen]
     made += [each for each in draw.shuffled(world.entities["organisation"]) if each.unseen == unseen]
-    for n, person in enumerate(people):
+    for n in range(max(len(people), len(made))):
         if n < len(makers):
             yield _count_works(makers[n])
             yield _count_before(makers[n - len(makers) // 3])
             if len((maker := makers[n - len(makers) // 2]).facts["works"]) <= 4:
                 yield _count_set(maker)
-        if children := person.facts["children"]:
-            yield _count(person, "children", "", "How many children did {x} have?", len(children))
+        if n < len(people) and (children := people[n].facts["children"]):
+            yield _count(people[n], "children", "", "How many children did {x} have?", len(children))
         if n < len(made) and (question := _count_through(made[n])):
             yield question
 

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from aster_env.errors import AsterError, RetrieverError, UsageError
+from aster_env.errors import RetrieverError, UsageError
 from aster_env.retrieval.base import Passage, Retriever
 from aster_env.retrieval.server.batching import Batcher, Busy, Limits
 from aster_env.retrieval.server.meters import Meters
@@ -97,10 +97,8 @@ class Service:
             response = _refusal(503, str(error), retry_after=error.seconds)
         except ClientDisconnect:
             response = Response(status_code=GONE)
-        # Whatever a retriever raises must reach the client as a failure that it can tell from a result.
-        except Exception as error:  # noqa: BLE001
-            kind = "" if isinstance(error, AsterError) else f"{type(error).__name__}: "
-            response = _refusal(500, f"{kind}{error}")
+        except RetrieverError as error:
+            response = _refusal(500, str(error))
         self.meters.request(form, response.status_code, time.perf_counter() - started)
         return response
 

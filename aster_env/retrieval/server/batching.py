@@ -137,7 +137,7 @@ class Batcher:
         Raises:
             Busy: the queue has no room for them.
             UsageError: it could never have.
-            RetrieverError: the search failed; what else the retriever raises passes through.
+            RetrieverError: the search failed, whatever the retriever raised.
         """
         found: dict[str, list[Passage]] = {}
         awaited: dict[str, _Entry] = {}
@@ -252,7 +252,8 @@ class Batcher:
                 raise RetrieverError(f"The retriever gave {len(found)} results for {len(queries)} queries.")
         # Whatever a retriever raises is the answer to those who asked; the service goes on.
         except Exception as error:  # noqa: BLE001
-            outcomes: list[list[Passage] | Exception] = [error] * len(queries)
+            failure = error if isinstance(error, RetrieverError) else RetrieverError(f"{type(error).__name__}: {error}")
+            outcomes: list[list[Passage] | Exception] = [failure] * len(queries)
         else:
             outcomes = [passages[:n] for passages in found]
         self._seconds = 0.8 * self._seconds + 0.2 * (time.monotonic() - started) / len(queries)

@@ -64,8 +64,8 @@ def _passages(path: Path, form: str, words: int) -> Iterator[Passage]:
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in _lines(path):
-        if line.strip():
-            yield f"{path.name}, line {number}", _row(path, number, line)
+        if row := line.strip():
+            yield f"{path.name}, line {number}", _row(path, number, row)
 
 
 def _list(path: Path) -> Iterator[tuple[str, Any]]:

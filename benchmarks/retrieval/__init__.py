@@ -1,0 +1,1 @@
+"""Retrieval, side by side: lexical, dense and the service (`aster bench retrieval`)."""
