@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for room in ("aster_env", "aster_train", "envs") for path in sorted((ROOT / room).rglob("*.py"))]
-HEAVY = {"torch", "transformers", "trl", "accelerate", "datasets", "vllm", "deepspeed", "pyarrow", "tokenizers", "faiss"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "deepspeed",
+    "pyarrow",
+    "tokenizers",
+    "faiss",
+}
 CORE = {
     "types",
     "errors",

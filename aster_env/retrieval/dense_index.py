@@ -23,7 +23,8 @@ FLAT_LIMIT = 2_000_000
 EXACT_LIMIT = 1_000
 """Passages up to which nothing is approximated; codes need more than that to be learned."""
 TRAINING_ROWS, ROWS_PER_CELL, CELL_ITERATIONS = 65_536, 32, 6
-RERANK = 100
+RERANK = 200
+"""Candidates compared exactly: of a million vectors, 100 find 97 of 100 exact neighbours (`aster bench retrieval`)."""
 
 Progress = Callable[[str], None]
 

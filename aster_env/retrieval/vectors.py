@@ -1,9 +1,9 @@
-"""The vectors of a corpus in a file: half precision, read row by row from a memory map."""
+"""The vectors of a corpus in a file: half precision, read row by row."""
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,8 @@ Ids = npt.NDArray[np.int64]
 class Vectors:
     """Rows of float16 without a header: ``count`` times ``dim`` numbers.
 
-    Pages are asked for one by one (``MADV_RANDOM``), so what stays in memory is what was read lately, and the system
-    may drop it at any time.
+    Rows are read where they lie (``pread``), through the cache of files, which the system may drop. A memory
+    map would read the same pages, but count them, and their neighbours, as this process's memory.
 
     Args:
         path: the file.
@@ -40,14 +40,14 @@ class Vectors:
                 f"{str(path)!r} has {size} bytes; {count} vectors of {dim} numbers take {count * dim * 2}. "
                 "Fix: build the index again."
             )
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._map.madvise(mmap.MADV_RANDOM)
-        self._rows: npt.NDArray[np.float16] = np.frombuffer(self._map, dtype=np.float16).reshape(count, dim)
-        self.path, self.dim = path, dim
+        self._file = path.open("rb", buffering=0)
+        self._advise: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvise", None)
+        if self._advise is not None:
+            self._advise(self._file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+        self.path, self.count, self.dim = path, count, dim
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self.count
 
     def __enter__(self) -> Vectors:
         return self
@@ -59,27 +59,23 @@ class Vectors:
 
     def rows(self, ids: Ids) -> Floats:
         """Return the rows at these positions, float32; cold pages are read from the disk side by side."""
-        width = self.dim * 2
-        for first in (ids * width).tolist():
-            start = first - first % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start, first + width - start)
-        return self._rows[ids].astype(np.float32)
+        width, file = self.dim * 2, self._file.fileno()
+        places = (ids * width).tolist()
+        if self._advise is not None:
+            for place in places:
+                self._advise(file, place, width, os.POSIX_FADV_WILLNEED)
+        found = b"".join(os.pread(file, width, place) for place in places)
+        return np.frombuffer(found, dtype=np.float16).reshape(len(places), self.dim).astype(np.float32)
 
     def chunks(self, size: int = 4_096) -> Iterator[tuple[int, Floats]]:
-        """Yield (position of the first, rows as float32) over all of it; no page stays mapped behind it."""
-        # Plain reads: pages of a map would count as this process's memory.
+        """Yield (position of the first, rows as float32) over all of it."""
         with self.path.open("rb", buffering=0) as file:
             for start in range(0, len(self), size):
                 yield start, read_rows(file, min(size, len(self) - start), self.dim, np.dtype(np.float16))
 
     def close(self) -> None:
-        """Release the map; no row can be read afterwards. Calling it twice is harmless."""
-        self._rows = np.empty((0, self.dim), dtype=np.float16)
-        try:
-            self._map.close()
-        except BufferError:
-            # Somebody still holds rows; the map goes with the last of them.
-            return
+        """Close the file; calling it twice is harmless."""
+        self._file.close()
 
 
 def read_rows(file: FileIO, count: int, dim: int, dtype: np.dtype[Any]) -> Floats:

@@ -158,7 +158,9 @@ def test_converting_takes_far_less_memory_than_the_flat_index(tmp_path):
     kilobytes, whole = int(done.stdout), count * dim * 4 // 1024
     # Chunks of 12 MB, the sample of 6, codes of 6 and BLAS' buffers: none of it grows with the file but the codes.
     assert 0 < kilobytes < whole * 0.5, (kilobytes, whole)
-    assert DenseIndex.open(tmp_path / "dense").codes.ntotal == count
+    made = DenseIndex.open(tmp_path / "dense")
+    made.close()
+    assert made.codes.ntotal == count
 
 
 def options(add, *arguments):
