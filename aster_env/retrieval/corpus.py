@@ -77,7 +77,10 @@ class Corpus(Sequence[Passage]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"passage {index} of {len(self)}")
         start, end = self._offsets[index % len(self)], self._offsets[index % len(self) + 1]
-        return Passage(**json.loads(self._bytes[int(start) : int(end)]))
+        try:
+            return Passage(**json.loads(self._bytes[int(start) : int(end)]))
+        except (ValueError, TypeError) as error:
+            raise _damaged(self.folder, f"passage {index} cannot be read ({error})") from error
 
     def __iter__(self) -> Iterator[Passage]:
         return (self[n] for n in range(len(self)))
@@ -111,7 +114,7 @@ def write_corpus(folder: str | Path, passages: Iterable[Passage], info: CorpusIn
     Raises:
         UsageError: the folder holds something, there is no passage, or two have the same id.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{str(folder)!r} is there already. Fix: another folder, or remove it first.")
     try:
@@ -130,6 +133,11 @@ def write_corpus(folder: str | Path, passages: Iterable[Passage], info: CorpusIn
         if folder.exists():
             folder.rmdir()
         os.rename(staging, folder)
+    except OSError as error:
+        raise UsageError(
+            f"The corpus cannot be written to {str(folder)!r} ({error}). Fix: see that the disk has room, or "
+            "name another folder."
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Corpus(folder)

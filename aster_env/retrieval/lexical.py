@@ -29,6 +29,9 @@ from aster_env.retrieval.lexical_index import (
 __all__ = ["FOLDER", "MAX_CHARACTERS", "MAX_TERMS", "LexicalRetriever", "build_lexical"]
 
 
+MAX_THREADS = 64
+
+
 class LexicalRetriever:
     """Finds passages by their words: BM25 over title and text, English stems, stop words dropped.
 
@@ -99,6 +102,8 @@ class LexicalRetriever:
             index = self._opened
             return [[self._passage(*hit) for hit in index.search(query, n)] for query in queries]
         except BaseException as error:  # A damaged index makes tantivy panic, which is no Exception.
+            if isinstance(error, UsageError):
+                raise RetrieverError(str(error)) from error
             if isinstance(error, Exception) or "Panic" in type(error).__name__:
                 raise RetrieverError(
                     f"The lexical index in {str(self.folder)!r} cannot be searched: {error!r:.300}. "
@@ -132,8 +137,8 @@ def build_lexical(
     """
     opened = corpus if isinstance(corpus, Corpus) else Corpus(corpus)
     threads = default_threads() if threads is None else threads
-    if threads < 1:
-        raise UsageError(f"{threads} threads. Allowed: 1 or more. Fix: leave it out.")
+    if not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"{threads} threads. Allowed: 1 to {MAX_THREADS}. Fix: leave it out.")
     target = _folder(opened, folder)
     if target.exists() and not ((target / "lexical.json").exists() or (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(f"{str(target)!r} is there, and is no lexical index. Fix: another folder, or remove it first.")

@@ -57,6 +57,8 @@ class LexicalIndex:
         ]
         if not parts:
             return []
+        # The engine takes memory for as many as are asked for.
+        n = min(n, self._searcher.num_docs)
         asked, limit = tantivy.Query.boolean_query(parts), n + MARGIN
         while True:
             # Rounded, since the order in which a score's terms are added changes its last digits.

@@ -12,14 +12,16 @@ from aster_env.tools.python import bound
 from aster_env.types import ToolResult
 
 _NOTHING = "(nothing found: try other words)"
+_MARK = 40
+"""Characters of the mark that stands where some are missing, at most."""
 
 
 class SearchTool:
     """Returns the passages that fit a query best, each under its title.
 
     Several queries may come in one call, as a list or one a line; each is then answered under its own heading. The
-    result is bounded: every passage gets an equal share of the characters, and one longer than its share is cut in the
-    middle, with the count of characters that are missing.
+    result is bounded: where all is too long, every passage gets an equal share of the characters, and one longer than
+    its share is cut in the middle, with the count of characters that are missing.
 
     Args:
         retriever: where passages come from; it is shared, and not closed here.
@@ -84,23 +86,44 @@ class SearchTool:
         """Do nothing: the retriever is its owner's to close."""
 
     def _text(self, queries: Sequence[str], found: Sequence[Sequence[Passage]]) -> tuple[str, int]:
-        """Return what the model reads, and how many characters of passages it does not."""
-        share = self._max_output // max(1, sum(map(len, found)))
-        blocks, dropped = [], 0
-        for query, passages in zip(queries, found, strict=True):
-            if len(queries) > 1:
-                blocks.append(f"Query: {bound(query, 200)[0]}")
-            shown = []
-            for number, passage in enumerate(passages, 1):
-                text, missing = bound(f"[{number}] {passage.title}\n{passage.text}".rstrip(), max(1, share))
-                shown.append(text)
-                dropped += missing
-            blocks.append("\n\n".join(shown) or _NOTHING)
-        return "\n\n".join(blocks), dropped
+        """Return what the model reads, and how many characters of it are missing."""
+        headings = [f"Query: {bound(query, 200)[0]}" for query in queries] if len(queries) > 1 else [""]
+        texts = [[f"[{n}] {p.title}\n{p.text}".rstrip() for n, p in enumerate(passages, 1)] for passages in found]
+        whole = _join(headings, texts)
+        if len(whole) <= self._max_output:
+            return whole, 0
+        lengths = [len(text) for passages in texts for text in passages]
+        share = _share(lengths, self._max_output - (len(whole) - sum(lengths)) - _MARK * len(lengths))
+        cut = [[bound(text, share) for text in passages] for passages in texts]
+        dropped = sum(missing for passages in cut for _, missing in passages)
+        # So small a bound that headings and marks exceed it cuts them too.
+        text, missing = bound(_join(headings, [[text for text, _ in passages] for passages in cut]), self._max_output)
+        return text, dropped + missing
+
+
+def _join(headings: Sequence[str], texts: Sequence[Sequence[str]]) -> str:
+    blocks = [
+        block
+        for heading, passages in zip(headings, texts, strict=True)
+        for block in (heading, *(passages or (_NOTHING,)))
+        if block
+    ]
+    return "\n\n".join(blocks)
+
+
+def _share(lengths: Sequence[int], room: int) -> int:
+    """Return the most characters that each text may keep, so that all fit: what short ones leave goes to long ones."""
+    rest = sorted(lengths)
+    while rest and rest[0] * len(rest) <= room:
+        room -= rest.pop(0)
+    return max(1, room // max(1, len(rest)))
 
 
 def check_search_limits(top_n: Any, max_output: Any, max_queries: Any = 5) -> None:
     """Raise ``UsageError`` for a limit of the search tool that is not allowed."""
-    for name, value in (("top_n", top_n), ("max_output", max_output), ("max_queries", max_queries)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UsageError(f"{name}={value!r} is not allowed. Allowed: an integer of at least 1.")
+    limits = {"top_n": (top_n, 1000), "max_output": (max_output, None), "max_queries": (max_queries, 1000)}
+    for name, (value, most) in limits.items():
+        integer = isinstance(value, int) and not isinstance(value, bool)
+        if not integer or value < 1 or (most is not None and value > most):
+            allowed = "at least 1" if most is None else f"1 to {most}"
+            raise UsageError(f"{name}={value!r} is not allowed. Allowed: an integer, {allowed}.")

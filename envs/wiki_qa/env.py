@@ -99,8 +99,9 @@ class WikiQAEnv(ToolEnv):
     ) -> None:
         limits = Limits(max_tool_calls, max_tokens, max_invalid_calls)
         check_search_limits(top_n, max_output, max_queries)
-        self._world = _read_world(world)
         self._choice, self._corpus, self._retriever_options = _read_retriever(retriever, corpus, retriever_options)
+        _check_match(tasks, task_options, self._corpus, world)
+        self._world = _read_world(world)
         about = functools.partial(
             GENERATORS["generated"], world_seed=self._world["seed"], passages=self._world["passages"]
         )
@@ -159,6 +160,25 @@ def _generated(world: Mapping[str, int]) -> Path:
         return generated_corpus(world["seed"], world["passages"])
 
 
+def _check_match(tasks: Any, options: Any, corpus: str | None, world: Any) -> None:
+    """Raise ``UsageError`` where the questions and the corpus cannot be about the same world."""
+    if tasks == "generated":
+        for name in options or ():
+            check_name("option of the generated questions (of their world: world)", name, ("kinds", "size", "seed"))
+        if corpus not in (None, "generated"):
+            raise UsageError(
+                f"tasks='generated' are about the generated encyclopedia, and corpus={corpus!r} is another. "
+                "Fix: name the questions with tasks, or leave the corpus out."
+            )
+    elif isinstance(tasks, str | Path) and corpus == "generated":
+        raise UsageError(
+            f"tasks={str(tasks)!r} are not about the generated encyclopedia, which has no answer to them. Fix: pass "
+            "the folder of a corpus (`aster corpus build`), or retriever='http'."
+        )
+    elif world is not None and corpus != "generated":
+        raise UsageError(f"world={world!r} is of the generated encyclopedia, which is not used. Fix: leave it out.")
+
+
 def _read_world(given: Any) -> dict[str, int]:
     if given is not None and not isinstance(given, Mapping):
         raise UsageError(f"world={given!r} is a {type(given).__name__}. Allowed: a mapping of seed and passages.")
@@ -194,6 +214,12 @@ def _read_retriever(
         open_retriever(choice, **given)
         return choice, None, given
     corpus = "generated" if corpus is None else str(corpus)
+    if corpus == "generated" and choice == "dense":
+        raise UsageError(
+            "The generated encyclopedia has a lexical index alone. Fix: retriever='lexical'; or write it to a folder "
+            "(aster_env.envs.wiki_qa.encyclopedia.generated_corpus), add vectors (`aster index build --kind dense`), "
+            "and pass a DenseRetriever of it as retriever."
+        )
     if corpus != "generated":
         open_retriever(choice, corpus=corpus, **given)
     return choice, corpus, given

@@ -49,6 +49,8 @@ def generated(
         UsageError: an argument is not allowed, or the world is too small for so many questions.
     """
     check_name("split", split, SPLITS)
+    if not isinstance(kinds, str | Sequence):
+        raise UsageError(f"kinds={kinds!r} is not allowed. Allowed: {', '.join(KINDS)}, one or several.")
     chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in chosen:
         check_name("kind of question", kind, KINDS)

@@ -213,3 +213,25 @@ def test_every_gold_answer_of_a_row_counts(tmp_path):
         path.write_text(json.dumps(row) + "\n")
         env = WikiQAEnv(tasks=preset, tasks_path=str(path), retriever=Down())
         assert env.tasks[0].answers == ("Orm", "the Orm", "Orm River")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"task_options": {"world_seed": 2}}, "world"),
+        ({"tasks": "nq"}, "Fix: pass the folder of a corpus"),
+        ({"retriever": "dense"}, "lexical index alone"),
+        ({"task_options": {"kinds": 5}}, "kinds=5"),
+        ({"tasks": [Task("1", "?", ("x",), "qa")], "retriever": Down(), "world": {"seed": 1}}, "which is not used"),
+    ],
+)
+def test_questions_about_another_world_than_the_one_searched_are_refused(options, said):
+    with pytest.raises(UsageError, match=said):
+        WikiQAEnv(**{"task_options": {}, **options} if "tasks" not in options else options)
+
+
+def test_generated_questions_are_not_asked_of_real_text(tmp_path):
+    corpus = write_corpus(tmp_path / "mine", [Passage("a", "Orm", "A river.")], CorpusInfo("mine", "", "CC0-1.0"))
+    build_lexical(corpus)
+    with pytest.raises(UsageError, match="is another"):
+        WikiQAEnv(corpus=corpus.folder)

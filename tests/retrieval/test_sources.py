@@ -299,3 +299,16 @@ def test_the_command_makes_a_searchable_corpus_of_a_wheel(tmp_path, capsys):
     assert "CC BY-SA 4.0" in capsys.readouterr().out
     assert "Wikipedia" in (tmp_path / "corpus" / "ATTRIBUTION.md").read_text()
     assert (tmp_path / "corpus" / "lexical" / "lexical.json").exists()
+
+
+def test_a_title_beside_contents_is_kept(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"id": "1", "title": "Orm", "contents": "Orm\nA river."})
+    (passage,) = passages(path)
+    assert (passage.title, passage.text) == ("Orm", "A river.")
+
+
+def test_a_list_on_one_long_line_after_a_byte_order_mark_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("aster_env.retrieval.sources.rows.MAX_LINE", 1000)
+    path = tmp_path / "a.json"
+    path.write_bytes(b"\xef\xbb\xbf\n" + json.dumps([{"text": "y" * 600}, {"title": "T", "text": ""}]).encode() * 1)
+    assert [passage.title for passage in passages(path)] == ["", "T"]

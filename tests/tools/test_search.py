@@ -76,19 +76,32 @@ def test_a_search_that_fails_is_never_text():
         call(Scripted(error=RetrieverError("down")), "anything")
 
 
-@given(st.lists(st.text(max_size=300), max_size=6), st.integers(1, 400))
+@given(st.lists(st.lists(st.text(max_size=300), max_size=4), min_size=1, max_size=3), st.integers(1, 900))
 def test_the_observation_is_bounded_and_counts_what_is_missing(texts, most):
-    found = [Passage(str(n), f"T{n}", text) for n, text in enumerate(texts)]
-    result = call(Scripted(found), "q", top_n=6, max_output=most)
-    # Beside its share, a passage has at most the note of what is missing.
-    assert len(result.text) <= most + 50 * max(1, len(texts))
-    share = most // max(1, len(found))
-    assert result.dropped == sum(
-        max(0, len(f"[{n}] {p.title}\n{p.text}".rstrip()) - max(1, share)) for n, p in enumerate(found, 1)
-    )
+    found = [[Passage(str(n), f"T{n}", text) for n, text in enumerate(passages)] for passages in texts]
+
+    class Each(Scripted):
+        async def search(self, queries, n=5):
+            return found
+
+    queries = [f"q{n}" for n in range(len(found))]
+    whole = call(Each(), queries, max_output=100_000)
+    result = call(Each(), queries, max_output=most)
+    assert not whole.dropped
+    # A whole that does not fit is marked once.
+    assert len(result.text) <= most + 40
+    assert (result.dropped > 0) == (result.text != whole.text) == (len(whole.text) > most)
 
 
-@pytest.mark.parametrize("limits", [{"top_n": 0}, {"max_output": True}, {"max_queries": 1.5}])
+def test_what_short_passages_leave_goes_to_long_ones():
+    found = [Passage("1", "A", "short"), Passage("2", "B", "x" * 1000), Passage("3", "C", "y" * 1000)]
+    result = call(Scripted(found), "q", max_output=1000)
+    assert "[1] A\nshort" in result.text
+    assert 800 < len(result.text) <= 1000
+    assert abs(result.text.count("x") - result.text.count("y")) <= 2
+
+
+@pytest.mark.parametrize("limits", [{"top_n": 0}, {"top_n": 2**40}, {"max_output": True}, {"max_queries": 1.5}])
 def test_limits_are_checked(limits):
     (name,) = limits
     with pytest.raises(UsageError, match=name):

@@ -63,7 +63,7 @@ def split_passages(text: str, words: int = PASSAGE_WORDS) -> list[str]:
 
 def cut(name: str, title: str, text: str, words: int) -> Iterator[Passage]:
     """Yield the passages of an article; those of one that is split are called ``NAME#0``, ``NAME#1`` and so on."""
-    pieces = split_passages(text, words)
+    pieces = split_passages(text, words) or [""]
     for number, piece in enumerate(pieces):
         yield Passage(name if len(pieces) == 1 else f"{name}#{number}", title, piece)
 

@@ -42,6 +42,13 @@ def sniff(path: Path) -> str:
     Raises:
         UsageError: it is of none.
     """
+    try:
+        with _open(path) as file:
+            beginning = file.read(64)
+    except (OSError, EOFError, zlib.error):
+        beginning = b""  # told below, with its place
+    if beginning.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        return "json"
     for number, line in _lines(path):
         if not (begin := line.strip()):
             continue
@@ -69,7 +76,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _list(path: Path) -> Iterator[tuple[str, Any]]:
-    whole = b"".join(line for _, line in _lines(path))
+    whole = b"".join(line for _, line in _lines(path, bounded=False))
     rows = _row(path, 1, whole)
     if not isinstance(rows, list):
         raise UsageError(f"{str(path)!r} holds no list. Fix: {FORMS['json']}, or --format jsonl for a row a line.")
@@ -93,6 +100,8 @@ def _passage(place: str, row: Any, form: str, count: int) -> Passage:
     if not isinstance(text, str) or not isinstance(title, str):
         raise UsageError(f"{place}: {wanted} and title are {text!r:.40} and {title!r:.40}. Allowed: str. {shape}")
     passage = Passage.from_contents(str(name), text) if form == "flashrag" else Passage(str(name), title, text)
+    if not passage.title and title:
+        passage = Passage(str(name), title, text.removeprefix(f"{title}\n"))
     if not (passage.title.strip() or passage.text.strip()):
         raise UsageError(f"{place}: the passage is empty. Fix: leave the row out.")
     return passage
@@ -111,14 +120,14 @@ def _row(path: Path, number: int, line: bytes) -> Any:
         ) from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, bounded: bool = True) -> Iterator[tuple[int, bytes]]:
     """Yield lines with their numbers from 1; they end at line breaks alone, whatever else Unicode calls an end."""
     number = 0
     try:
         with _open(path) as file:
-            while line := file.readline(MAX_LINE + 1):
+            while line := file.readline(MAX_LINE + 1 if bounded else -1):
                 number += 1
-                if len(line) > MAX_LINE:
+                if bounded and len(line) > MAX_LINE:
                     raise UsageError(
                         f"{path.name}, line {number} is longer than {MAX_LINE:,} bytes. Fix: a row a line."
                     )
