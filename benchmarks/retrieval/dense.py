@@ -72,11 +72,11 @@ class Maker:
         for start in range(0, self.count, 16_384):
             yield self.draw(min(16_384, self.count - start), random)
 
-    def queries(self, vectors: Vectors, count: int = QUERIES) -> Floats:
+    def queries(self, vectors: Vectors, seed: int = 29) -> Floats:
         """Return queries: new vectors, pulled towards one of the index each."""
-        random = np.random.default_rng(29)
-        near = vectors.rows(np.sort(random.integers(len(vectors), size=count)))
-        return unit(0.7 * near + 0.7 * self.draw(count, random))
+        random = np.random.default_rng(seed)
+        near = vectors.rows(np.sort(random.integers(len(vectors), size=QUERIES)))
+        return unit(0.7 * near + 0.7 * self.draw(QUERIES, random))
 
 
 def measure(work: Path, quick: bool, large: bool = False, real: Path | None = None) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _size(work: Path, count: int, with_flat: bool) -> dict[str, Any]:
     if info.recall is None:
         index = DenseIndex.open(folder)
         # Tuned on other queries than those that are reported.
-        nprobe, reached, _ = tune(index, sample_queries(index.vectors, QUERIES), TARGET + 0.005)
+        nprobe, reached, _ = tune(index, maker.queries(index.vectors, seed=31), TARGET + 0.005, print)
         index.close()
         write_info(folder, replace(info, nprobe=nprobe, recall=reached))
     row = {"vectors": count, "build_seconds": seconds, **_child(folder, "small")}
