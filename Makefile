@@ -23,7 +23,7 @@ export MKL_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help setup demo test check lint types unit test-slow format bench clean
+.PHONY: help setup demo demo-search test check lint types unit test-slow format bench clean
 
 help:  ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -66,6 +66,9 @@ $(ENGINES): $(STAMP)
 
 demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes runs/demo (SEED=0 THREADS=2)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --seed $(SEED) --threads $(THREADS) --out runs/demo
+
+demo-search: $(STAMP)  ## the same model learns to search an encyclopedia; writes runs/demo-search (SEED=0 THREADS=2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --lesson search --seed $(SEED) --threads $(THREADS) --out runs/demo-search
 
 test: lint types unit  ## all checks: format, lint, types, tests with coverage
 

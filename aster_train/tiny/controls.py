@@ -1,8 +1,12 @@
-"""Controls of the demo: the same sessions, with the property that is claimed to matter taken away."""
+"""Controls of the demos: the same sessions and searches, with the property that is claimed to matter taken away."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping, Sequence
+
 from aster_env.kernels.base import Cell, ClosingPool, Kernel, KernelPool
+from aster_env.retrieval import Passage, Retriever
 
 
 class _Pool(ClosingPool):
@@ -58,3 +62,50 @@ class _Inert:
 
     async def close(self) -> None:
         pass
+
+
+class EmptyRetriever:
+    """A search that finds nothing."""
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        """What the passages come from: nothing."""
+        return {"retriever": "nothing"}
+
+    async def search(self, queries: Sequence[str], n: int = 5) -> list[list[Passage]]:
+        """Return no passage for any query."""
+        return [[] for _ in queries]
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to end."""
+
+
+class ElsewhereRetriever:
+    """A search that finds what was not asked for: each query is replaced by another, always the same one.
+
+    Args:
+        retriever: where the passages come from; it is closed with this one.
+        queries: what is searched for instead.
+    """
+
+    def __init__(self, retriever: Retriever, queries: Sequence[str]) -> None:
+        self._retriever, self._queries = retriever, list(queries)
+
+    @property
+    def source(self) -> Mapping[str, str]:
+        """What the passages come from."""
+        return self._retriever.source
+
+    async def search(self, queries: Sequence[str], n: int = 5) -> list[list[Passage]]:
+        """Return the passages of other queries."""
+        return await self._retriever.search([self._replace(query) for query in queries], n)
+
+    async def close(self) -> None:
+        """Close the retriever."""
+        await self._retriever.close()
+
+    def _replace(self, query: str) -> str:
+        # Not hash(): Python draws that anew in every process.
+        first = zlib.crc32(query.encode()) % len(self._queries)
+        others = (self._queries[(first + n) % len(self._queries)] for n in range(len(self._queries)))
+        return next(other for other in others if other != query)

@@ -1,4 +1,7 @@
-"""``make demo``: cold start, evaluation, GRPO, evaluation, controls; a table and a picture, in minutes, on a CPU."""
+"""``make demo``, ``make demo-search``: cold start, evaluation, GRPO, evaluation, controls; a table and a picture.
+
+It takes minutes on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +20,18 @@ import transformers
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from aster_env.kernels import open_pool
 from aster_env.rollout import RolloutRunner
 from aster_env.tokenizers import as_tokenizer
 from aster_train import grpo
 from aster_train.metrics import describe, summarize
 from aster_train.policies.hf import HFPolicy
+from aster_train.tiny import arithmetic, search
 from aster_train.tiny.coldstart import cold_start, embedded_tokenizer
-from aster_train.tiny.controls import ForgetfulPool, InertPool
+from aster_train.tiny.lesson import Lesson
 from aster_train.tiny.report import interval, markdown, picture
 from aster_train.watch import read_warnings
 
-CONFIG = Path(__file__).parents[1] / "configs" / "tiny_demo.yaml"
+LESSONS = {"arithmetic": arithmetic.LESSON, "search": search.LESSON}
 PROBLEMS = 256
 Score = dict[str, Any]
 
@@ -36,50 +39,54 @@ Score = dict[str, Any]
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lesson", choices=LESSONS, default="arithmetic", help="what is taught")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the problems and the sampling")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="a folder; what an earlier demo left goes")
+    parser.add_argument("--out", type=Path, help="a folder (runs/demo, …); what an earlier demo left goes")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of the cold start")
     options = parser.parse_args()
+    out = options.out or Path("runs/demo" if options.lesson == "arithmetic" else f"runs/demo-{options.lesson}")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    run(options.seed, options.out, options.threads)
+    run(options.seed, out, options.threads, LESSONS[options.lesson])
 
 
-def run(seed: int, out: Path, threads: int = 1) -> dict[str, Any]:
+def run(seed: int, out: Path, threads: int = 1, lesson: Lesson = arithmetic.LESSON) -> dict[str, Any]:
     """Run the demo and return its report, which is also written to ``out``.
 
     Args:
         seed: of the weights, the problems and the sampling.
         out: a folder.
         threads: of the cold start's large batches; what comes after samples a few tokens at a time, and one is faster.
+        lesson: what is taught.
     """
     for name in ("coldstart", "grpo"):
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     say, seconds = _clock()
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    config = yaml.safe_load(lesson.config.read_text(encoding="utf-8"))
     train_kwargs = {**config["env_kwargs"], "task_options": {**config["env_kwargs"]["task_options"], "seed": seed}}
 
     torch.set_num_threads(threads)
     with _stage("cold start", say, seconds):
-        tokenizer = embedded_tokenizer(config["env"], train_kwargs, seed)
+        tokenizer = embedded_tokenizer(config["env"], train_kwargs, seed, lesson)
         with RolloutRunner(
             config["env"], max_concurrent=16, env_kwargs={**train_kwargs, "tokenizer": tokenizer}
         ) as runner:
-            cold_start(runner, tokenizer, seed, out / "coldstart", say)
+            cold_start(runner, tokenizer, seed, out / "coldstart", say, lesson)
     torch.set_num_threads(1)
     before_model, after_model = out / "coldstart" / "model", out / "grpo"
     with _stage("evaluation before", say, seconds):
-        before = evaluate(config["env"], train_kwargs, before_model, seed, say)
+        before = evaluate(config["env"], train_kwargs, before_model, seed, say, lesson)
     with _stage("GRPO", say, seconds):
-        grpo.main(_grpo_arguments(seed, before_model, after_model))
+        grpo.main(_grpo_arguments(lesson, seed, before_model, after_model))
     with _stage("evaluation after", say, seconds):
-        after = evaluate(config["env"], train_kwargs, after_model, seed, say)
+        after = evaluate(config["env"], train_kwargs, after_model, seed, say, lesson)
     with _stage("controls", say, seconds):
-        controls = evaluate_controls(config["env"], train_kwargs, after_model, seed, say)
+        controls = evaluate_controls(config["env"], train_kwargs, after_model, seed, say, lesson)
 
     log = json.loads((after_model / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     report = {"seed": seed, "before": before, "after": after, "controls": controls, "seconds": seconds, "log": log}
+    report |= {name: getattr(lesson, name) for name in ("title", "asked", "splits", "held_out")}
     report["collapse"] = read_warnings(after_model)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -90,11 +97,11 @@ def run(seed: int, out: Path, threads: int = 1) -> dict[str, Any]:
 
 
 def evaluate(
-    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None]
+    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None], lesson: Lesson
 ) -> dict[str, Score]:
-    """Return the scores on fresh problems and on unseen numbers, sampled at temperature 1 and greedily."""
+    """Return the scores on each of the lesson's splits, sampled at temperature 1 and greedily."""
     scores = {}
-    for split in ("test", "unseen"):
+    for split in lesson.splits:
         with _runner(env, env_kwargs, model, split) as runner:
             for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
                 scores[f"{split} {name}"] = _score(runner, model, temperature, seed)
@@ -103,28 +110,24 @@ def evaluate(
 
 
 def evaluate_controls(
-    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None]
+    env: str, env_kwargs: Mapping[str, Any], model: Path, seed: int, say: Callable[[str], None], lesson: Lesson
 ) -> dict[str, Score]:
-    """Return the scores on fresh problems, sampled, with forgetful sessions and with none at all."""
+    """Return the scores on held-out tasks, sampled, with each of the lesson's controls."""
     scores = {}
-    pools = {
-        "variables do not persist": lambda: ForgetfulPool(open_pool()),
-        "calls are never executed": InertPool,
-    }
-    for name, make in pools.items():
-        pool: Any = make()
-        with _runner(env, {**env_kwargs, "pool": pool}, model, "test") as runner:
+    for name, make in lesson.controls(env_kwargs).items():
+        control: Any = make()
+        with _runner(env, {**env_kwargs, lesson.control: control}, model, lesson.held_out) as runner:
             try:
                 scores[name] = _score(runner, model, 1.0, seed)
             finally:
-                runner.call(pool.close)
+                runner.call(control.close)
         say(_line(name, scores[name]))
     return scores
 
 
 def _runner(env: str, env_kwargs: Mapping[str, Any], model: Path, split: str) -> RolloutRunner:
     # The problems of an evaluation are the same for every seed of the demo.
-    changed = {"split": split, "task_options": {"level": 2, "size": PROBLEMS, "seed": 0}}
+    changed = {"split": split, "task_options": {**env_kwargs["task_options"], "size": PROBLEMS, "seed": 0}}
     tokenizer = AutoTokenizer.from_pretrained(model)
     return RolloutRunner(env, max_concurrent=32, env_kwargs={**env_kwargs, **changed, "tokenizer": tokenizer})
 
@@ -145,14 +148,18 @@ def _score(runner: RolloutRunner, model: Path, temperature: float, seed: int) ->
     }
 
 
-def _grpo_arguments(seed: int, model: Path, out: Path) -> list[str]:
+def _grpo_arguments(lesson: Lesson, seed: int, model: Path, out: Path) -> list[str]:
     values = {
         "model": model,
         "env_kwargs.task_options.seed": seed,
         "train.seed": seed,
         "train.output_dir": out,
     }
-    return ["--config", str(CONFIG), *(part for key, value in values.items() for part in (f"--{key}", str(value)))]
+    return [
+        "--config",
+        str(lesson.config),
+        *(part for key, value in values.items() for part in (f"--{key}", str(value))),
+    ]
 
 
 def _line(name: str, score: Score) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,24 +56,29 @@ def write_answer(number: int | str) -> str:
     return f"\\boxed{{{number}}}<|im_end|>"
 
 
+Write = Callable[[str, str, np.random.Generator], str]
+"""Returns the next turn from the episode so far, a behaviour, and what decides the episode's details."""
+
+
 class Expert:
-    """Writes one call a step, each on the variable that the call before left, then the last result.
+    """Writes an episode's turns, in one of several behaviours.
 
     Args:
         tokenizer: encodes the turns.
         shares: how often each behaviour occurs.
         seed: with a request's own seed, decides the behaviour of an episode.
+        write: returns a turn; ``write_turn`` is that of arithmetic.
     """
 
-    def __init__(self, tokenizer: Tokenizer, shares: Mapping[str, float] = CLEAN, seed: int = 0) -> None:
-        self.tokenizer, self.seed = tokenizer, seed
+    def __init__(self, tokenizer: Tokenizer, shares: Mapping[str, float], seed: int, write: Write) -> None:
+        self.tokenizer, self.seed, self.write = tokenizer, seed, write
         self._kinds = list(shares)
         weights = np.array(list(shares.values()))
         self._weights = weights / weights.sum()
 
     async def generate(self, request: GenerateRequest) -> Completion:
         """Write the next turn."""
-        text = write_turn(self.tokenizer.decode(request.ids), *self._plan(request.seed))
+        text = self.write(self.tokenizer.decode(request.ids), *self._plan(request.seed))
         return Completion(tuple(self.tokenizer.encode(text)))
 
     async def release(self, episode: str) -> None:
@@ -85,7 +90,7 @@ class Expert:
 
 
 def write_turn(context: str, kind: str, rng: np.random.Generator) -> str:
-    """Return the next turn of an episode.
+    """Return the next turn of an episode: a call a step, each on the variable that the last left, then the result.
 
     Args:
         context: the episode so far.

@@ -24,12 +24,12 @@ def interval(right: int, count: int) -> tuple[float, float]:
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the table: accuracy with intervals, calls, controls, seconds."""
     lines = [
-        f"# Demo, seed {report['seed']}",
+        f"# {report['title']}, seed {report['seed']}",
         "",
-        "| problems | cold start | after GRPO | calls an episode |",
+        f"| {report['asked']} | cold start | after GRPO | calls an episode |",
         "|---|---|---|---|",
     ]
-    for name, kind in (("test", "fresh"), ("unseen", "unseen numbers")):
+    for name, kind in report["splits"].items():
         for how in ("sampled", "greedy"):
             before, after = (report[when][f"{name} {how}"] for when in ("before", "after"))
             calls = f"{before['calls']:.2f} → {after['calls']:.2f}"
@@ -38,8 +38,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines.append(f"| control: {name} | | {_cell(score)} | {score['calls']:.2f} |")
     total = sum(report["seconds"].values())
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
-    episodes = report["after"]["test sampled"]["episodes"]
-    lines += ["", f"{episodes} problems each, 95 % intervals. {total:.0f} seconds: {parts}.", ""]
+    episodes = report["after"][f"{report['held_out']} sampled"]["episodes"]
+    lines += ["", f"{episodes} {report['asked']} each, 95 % intervals. {total:.0f} seconds: {parts}.", ""]
     lines += [*warning_lines(report["collapse"]), ""]
     return "\n".join(lines)
 
@@ -56,13 +56,15 @@ def picture(report: Mapping[str, Any], path: Path) -> None:
     figure, (upper, lower) = pyplot.subplots(2, 1, sharex=True, figsize=(7, 6))
     upper.plot(steps, [row["accuracy"] for row in log], color="0.7", label="training batches")
     upper.plot(steps, _smooth([row["accuracy"] for row in log]), color="C0", label="mean of the last 5")
+    kind = report["splits"][report["held_out"]]
+    held_out = f"fresh {report['asked']}" if kind == "fresh" else kind
     ends = [0, steps[-1] if steps else 0]
     for how, color in (("sampled", "C1"), ("greedy", "C2")):
-        scores = [report[when][f"test {how}"] for when in ("before", "after")]
+        scores = [report[when][f"{report['held_out']} {how}"] for when in ("before", "after")]
         middle = [score["accuracy"] for score in scores]
         low = [score["accuracy"] - score["interval"][0] for score in scores]
         high = [score["interval"][1] - score["accuracy"] for score in scores]
-        upper.errorbar(ends, middle, [low, high], fmt="o", color=color, capsize=4, label=f"fresh problems, {how}")
+        upper.errorbar(ends, middle, [low, high], fmt="o", color=color, capsize=4, label=f"{held_out}, {how}")
     upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"GRPO of the embedded model, seed {report['seed']}")
     upper.legend(loc="lower right")
     lower.plot(steps, [row["tools/calls_mean"] for row in log], color="C3")

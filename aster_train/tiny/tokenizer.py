@@ -27,7 +27,7 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> PreTrainedTokenizerFast:
+def make_tokenizer(texts: Iterable[str], vocab_size: int = 768, pieces: str = r"\d{1,2}") -> PreTrainedTokenizerFast:
     """Train a tokenizer on texts.
 
     Numbers split into pairs of digits from the left, so that a model can copy them pair by pair; merges run over
@@ -36,9 +36,10 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> PreTrainedTok
     Args:
         texts: rendered trajectories.
         vocab_size: at most so many tokens.
+        pieces: a regular expression of what stands by itself: no token holds a part of it and of its neighbours.
     """
     core = Tokenizer(models.BPE())
-    split: Any = pre_tokenizers.Split(Regex(r"\d{1,2}"), "isolated")
+    split: Any = pre_tokenizers.Split(Regex(pieces), "isolated")
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )

@@ -175,7 +175,7 @@ def _check_match(tasks: Any, options: Any, corpus: str | None, world: Any) -> No
             f"tasks={str(tasks)!r} are not about the generated encyclopedia, which has no answer to them. Fix: pass "
             "the folder of a corpus (`aster corpus build`), or retriever='http'."
         )
-    elif world is not None and corpus != "generated":
+    elif isinstance(tasks, str | Path) and world is not None:
         raise UsageError(f"world={world!r} is of the generated encyclopedia, which is not used. Fix: leave it out.")
 
 

@@ -371,7 +371,7 @@ def test_a_reward_of_ones_own_is_used():
         ({"reward": "toolstar"}, "Fix: dialect='tags'"),
         ({"reward": 3}, "Allowed: 'math', 'toolstar', or a Reward"),
         ({"require_tool": "yes"}, "Allowed: True or False"),
-        ({"require_tool": True, "reward": "toolstar", "dialect": "tags"}, "Fix: require_tool=False, or reward='math'"),
+        ({"require_tool": True, "reward": "toolstar", "dialect": "tags"}, "Fix: require_tool=False, or another reward"),
     ],
 )
 def test_wrong_rewards_and_requirements_are_named(options, says):

@@ -222,7 +222,7 @@ def test_every_gold_answer_of_a_row_counts(tmp_path):
         ({"tasks": "nq"}, "Fix: pass the folder of a corpus"),
         ({"retriever": "dense"}, "lexical index alone"),
         ({"task_options": {"kinds": 5}}, "kinds=5"),
-        ({"tasks": [Task("1", "?", ("x",), "qa")], "retriever": Down(), "world": {"seed": 1}}, "which is not used"),
+        ({"tasks": "nq", "retriever": Down(), "world": {"seed": 1}}, "which is not used"),
     ],
 )
 def test_questions_about_another_world_than_the_one_searched_are_refused(options, said):

@@ -1,0 +1,75 @@
+"""What a demo teaches: the parts in which one lesson differs from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aster_env.dialects import Dialect
+from aster_env.env import ToolEnv
+from aster_env.rollout import Policy
+from aster_train.examples import IGNORED
+
+Row = dict[str, list[int]]
+"""``input_ids`` and ``labels`` of one example, without padding."""
+MakeRows = Callable[[Dialect, np.random.Generator], Iterator[Row]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """One thing that the embedded model learns.
+
+    Args:
+        title: of the report.
+        asked: what the tasks are called there.
+        config: the file of its GRPO; its ``env`` and ``env_kwargs`` are used throughout.
+        splits: of the evaluations, with what the report calls them.
+        held_out: the split of the controls and of the picture.
+        expert: makes the scripted policy: ``expert(env, shares, seed)``.
+        clean: shares of the expert's behaviours in the first phase of trajectories.
+        mixture: the same in the second: mostly a guess without the tool, and flaws.
+        tokenizer: makes a tokenizer from texts.
+        texts: for the tokenizer, beside the expert's episodes.
+        rows: makers of synthetic rows without end, by name; they go on beside the clean trajectories.
+        read: which of them are learned before the trajectories, one after the other, with the most steps of each and
+            the rows of a batch.
+        episodes: how many of the expert's there are of either phase.
+        rounds: steps and learning rate of each round on clean trajectories; one that solves enough is the last.
+        batch: rows of a batch there.
+        mixture_steps: updates on the mixture.
+        solved_well: what share of ``CHECKED`` tasks, solved greedily, is enough.
+        control: the environment's argument that a control replaces.
+        controls: makes the controls by name, from the environment's arguments; each has ``close()``, a coroutine.
+    """
+
+    title: str
+    asked: str
+    config: Path
+    splits: Mapping[str, str]
+    held_out: str
+    expert: Callable[[ToolEnv, Mapping[str, float], int], Policy]
+    clean: Mapping[str, float]
+    mixture: Mapping[str, float]
+    tokenizer: Callable[[Iterable[str]], Any]
+    texts: Callable[[], Iterable[str]]
+    rows: Mapping[str, MakeRows]
+    read: Mapping[str, tuple[int, int]]
+    episodes: tuple[int, int]
+    rounds: Sequence[tuple[int, float]]
+    batch: int
+    mixture_steps: int
+    solved_well: float
+    control: str
+    controls: Callable[[Mapping[str, Any]], Mapping[str, Callable[[], Any]]]
+
+
+def make_row(before: list[int], ids: list[int]) -> Row:
+    """Return a row that teaches to go on with ``ids``, all but the first of them.
+
+    The first token says what kind of row follows, which nothing before it tells: it is not learned.
+    """
+    return {"input_ids": before + ids, "labels": [IGNORED] * (len(before) + 1) + ids[1:]}
