@@ -62,3 +62,12 @@ def test_what_shaping_does_is_what_was_kept():
     place = report["measures"].index("tokens before the first call")
     plain, aspo = (mean(ends(run)[place] for run in report["curves"][name]) for name in ("plain GRPO", "ASPO"))
     assert f"from token {plain:.1f} to {aspo:.1f}" in " ".join(README.split())
+
+
+def test_the_numbers_of_retrieval_are_those_that_were_kept():
+    from benchmarks.retrieval import report
+
+    kept = json.loads((ROOT / "benchmarks" / "results" / "retrieval.json").read_text(encoding="utf-8"))
+    assert report.judge(kept) == kept["goals"]
+    assert report.goals_table(kept["goals"]) in README
+    assert report.engines_table(kept) in README

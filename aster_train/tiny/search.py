@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +63,40 @@ def query_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
         yield make_row(encode(asked(task.prompt)), encode(writer.call(task.metadata["queries"][0])))
 
 
-def answer_rows(dialect: Dialect, rng: np.random.Generator, passages: int = SHOWN) -> Iterator[Row]:
-    """Yield rows of whole episodes: every search, its passages in some order, and the answer, copied from one.
+def reading_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
+    """Yield rows of whole episodes in which each search finds just the passage that was wanted."""
+    return _alike(_episodes(dialect, rng, 1), rng, 64)
 
-    Args:
-        dialect: how they are written.
-        rng: decides them.
-        passages: of a search; the one that proves the answer is always among them.
-    """
+
+def answer_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
+    """Yield rows of whole episodes in which each search finds ``SHOWN`` passages, the wanted one at any place."""
+    return _alike(_episodes(dialect, rng, SHOWN), rng, 32)
+
+
+def _episodes(dialect: Dialect, rng: np.random.Generator, shown: int) -> Iterator[Row]:
+    """Yield rows of whole episodes: every search, what it finds, and the answer, copied from there."""
     writer, encode = Searcher(dialect, ()), dialect.tokenizer.encode
     asked = _around(lambda text: dialect.prompt([Message("user", text)], {}))
-    shown = _around(dialect.observation)
+    observed = _around(dialect.observation)
     while True:
-        task, results = _draw(rng, passages)
+        task, results = _draw(rng, shown)
         ids = encode(asked(task.prompt))
         labels = [IGNORED] * len(ids)
         value = next(answer for answer in task.answers if answer in results[-1])
         for query, result in zip(task.metadata["queries"], results, strict=True):
-            call, seen = make_row([], encode(writer.call(query))), encode(shown(result))
+            call, seen = make_row([], encode(writer.call(query))), encode(observed(result))
             ids += call["input_ids"] + seen
             labels += call["labels"] + [IGNORED] * len(seen)
         last = make_row([], encode(writer.answer(value)))
         yield {"input_ids": ids + last["input_ids"], "labels": labels + last["labels"]}
 
 
-def reading_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
-    """Yield rows as ``answer_rows`` does, of which each search found just the passage that was wanted."""
-    return answer_rows(dialect, rng, 1)
+def _alike(rows: Iterator[Row], rng: np.random.Generator, batch: int, batches: int = 4) -> Iterator[Row]:
+    """Yield the rows in an order that puts those of about the same length into a batch: less of it is padding."""
+    while True:
+        ordered = sorted(islice(rows, batch * batches), key=lambda row: len(row["input_ids"]))
+        for n in rng.permutation(batches):
+            yield from ordered[n * batch : (n + 1) * batch]
 
 
 def _around(render: Callable[[str], str]) -> Callable[[str], str]:
@@ -147,10 +155,10 @@ LESSON = Lesson(
     tokenizer=make_search_tokenizer,
     texts=_texts,
     rows={"queries": query_rows, "reading": reading_rows, "answers": answer_rows},
-    read={"queries": (250, 64), "reading": (300, 64), "answers": (150, 32)},
+    read={"queries": (300, 64), "reading": (300, 64), "answers": (150, 32)},
     episodes=(600, 1200),
     rounds=((120, 1.5e-3), (100, 1.5e-3), (100, 1.5e-3)),
-    batch=32,
+    batch=24,
     mixture_steps=80,
     solved_well=0.9,
     control="retriever",

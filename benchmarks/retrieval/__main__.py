@@ -25,6 +25,7 @@ def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="aster bench retrieval", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small corpora: does it run at all?")
+    parser.add_argument("--large", action="store_true", help="five million vectors too, which takes half an hour")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these; keep the other numbers")
     parser.add_argument("--work", type=Path, help="a folder for corpora and indices that is kept and used again")
     parser.add_argument("--real", type=Path, help="a corpus of real text (aster corpus build …)")
@@ -56,7 +57,7 @@ def measure(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Return the numbers of the parts that were asked for."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "lexical": lambda: lexical.measure(work, options.quick, options.real, options.xquad),
-        "dense": lambda: dense.measure(work, options.quick, large=not options.quick, real=_dense_corpus(options.real)),
+        "dense": lambda: dense.measure(work, options.quick, large=options.large, real=_dense_corpus(options.real)),
         "service": lambda: service.measure(lexical.corpus(work, 20_000), options.quick),
     }
     found: dict[str, Any] = {}

@@ -54,7 +54,7 @@ def judge(results: Row) -> list[dict[str, Any]]:
     rows = []
     for name, sign, least, unit, read in GOALS:
         try:
-            measured = read(results)
+            measured = round(read(results), 3)
         except (KeyError, StopIteration, IndexError, ValueError):
             measured = None
         reached = measured is not None and SIGNS[sign](measured, least)
