@@ -71,3 +71,14 @@ def test_the_numbers_of_retrieval_are_those_that_were_kept():
     assert report.judge(kept) == kept["goals"]
     assert report.goals_table(kept["goals"]) in README
     assert report.engines_table(kept) in README
+
+
+def test_what_the_search_lesson_learned_is_what_was_kept():
+    for seed in (0, 1):
+        path = ROOT / "benchmarks" / "results" / f"demo_search_seed{seed}.json"
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for way in ("sampled", "greedy"):
+            before, after = (kept[when][f"unseen {way}"]["accuracy"] for when in ("before", "after"))
+            assert f"from {before:.1%} to {after:.1%}".replace("%", " %") in " ".join(README.split())
+        assert all(score["accuracy"] == 0 for score in kept["controls"].values())
+        assert 7.5 <= sum(kept["seconds"].values()) / 60 < 9.5

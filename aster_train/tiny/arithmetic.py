@@ -72,6 +72,7 @@ LESSON = Lesson(
     rounds=((400, 3e-3), (200, 2e-3), (200, 2e-3), (200, 2e-3)),
     batch=48,
     mixture_steps=150,
+    mixture_rows=0,
     solved_well=0.94,
     control="pool",
     controls=lambda _: {

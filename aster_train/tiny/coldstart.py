@@ -100,6 +100,7 @@ def cold_start(
     clean.rows = clean.rows * 6 + copying
     _learn_clean(runner, model, tokenizer, clean, out, seed, say, lesson)
     mixture = read_examples(str(paths["mixture"]), dialect, None)
+    mixture.rows += [next(rows) for rows in sources.values() for _ in range(lesson.mixture_rows)]
     _fit(model, tokenizer, mixture, out, batch=32, max_steps=lesson.mixture_steps, learning_rate=1e-3, seed=seed)
     say("mixture learned")
 

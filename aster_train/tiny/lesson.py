@@ -41,6 +41,7 @@ class Lesson:
         rounds: steps and learning rate of each round on clean trajectories; one that solves enough is the last.
         batch: rows of a batch there.
         mixture_steps: updates on the mixture.
+        mixture_rows: how many rows of each of ``rows`` go on beside it, so that its guesses do not spoil copying.
         solved_well: what share of ``CHECKED`` tasks, solved greedily, is enough.
         control: the environment's argument that a control replaces.
         controls: makes the controls by name, from the environment's arguments; each has ``close()``, a coroutine.
@@ -62,6 +63,7 @@ class Lesson:
     rounds: Sequence[tuple[int, float]]
     batch: int
     mixture_steps: int
+    mixture_rows: int
     solved_well: float
     control: str
     controls: Callable[[Mapping[str, Any]], Mapping[str, Callable[[], Any]]]

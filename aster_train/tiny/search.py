@@ -29,7 +29,8 @@ from aster_train.tiny.tokenizer import make_tokenizer
 KINDS = ("single",)
 WORLDS, WORLD_SIZE = range(1, 13), 2000
 """The worlds of the synthetic rows; the task's own is another, so that only reading, not remembering, helps there."""
-SHOWN = 3
+SHOWN = 2
+"""Passages of a search, as ``top_n`` of the configuration has it."""
 FRAME = ("user\n", "assistant", '\n{"name": "search", "arguments": {"query": "', '"}}\n', "\\boxed{")
 PIECES = "|".join([*map(re.escape, FRAME), r"\d{1,2}", r"\p{Lu}\p{Ll}*", r" ?\p{Ll}+"])
 """What surrounds questions, searches and answers; pairs of digits; a name without the space before it, so that it is
@@ -155,11 +156,12 @@ LESSON = Lesson(
     tokenizer=make_search_tokenizer,
     texts=_texts,
     rows={"queries": query_rows, "reading": reading_rows, "answers": answer_rows},
-    read={"queries": (300, 64), "reading": (300, 64), "answers": (150, 32)},
+    read={"queries": (300, 64), "reading": (450, 64), "answers": (150, 32)},
     episodes=(600, 1200),
-    rounds=((120, 1.5e-3), (100, 1.5e-3), (100, 1.5e-3)),
+    rounds=((120, 2e-3), (100, 1.5e-3)),
     batch=24,
     mixture_steps=80,
+    mixture_rows=400,
     solved_well=0.9,
     control="retriever",
     controls=_controls,

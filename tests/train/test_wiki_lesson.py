@@ -91,7 +91,7 @@ def test_rows_have_the_form_of_the_environments_episodes(play, dialect):
         texts = [turn.text for turn in trajectory.turns]
         assert texts[2] == shown(trajectory.results[0].text)
         assert texts[1] == Searcher(dialect, ()).call(trajectory.task.metadata["queries"][0])
-    form = r"\[1\] [^\n]+\n[^\n]+\n\n\[2\] [^\n]+\n[^\n]+\n\n\[3\] [^\n]+\n[^\n]+"
+    form = r"\[1\] [^\n]+\n[^\n]+\n\n\[2\] [^\n]+\n[^\n]+"
     _, results = search._draw(np.random.default_rng(0), search.SHOWN)
     for result in (*results, trajectories[0].results[0].text):
         assert re.fullmatch(form, result)
@@ -129,6 +129,7 @@ def test_rows_are_the_same_for_the_same_seed(dialect):
 
 def test_rows_are_about_other_worlds_than_the_tasks():
     assert "world" not in CONFIG["env_kwargs"]
+    assert CONFIG["env_kwargs"]["top_n"] == search.SHOWN
     assert WORLD["seed"] not in search.WORLDS
 
 
