@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from aster_env.errors import UsageError
+from aster_env.retrieval.staging import staged
 
 
 def cache_folder() -> Path:
@@ -37,21 +35,12 @@ def build_once(folder: Path, build: Callable[[Path], object]) -> Path:
     """
     if folder.exists():
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UsageError(
-            f"{str(folder)!r} cannot be made: {error}. Fix: set ASTER_CACHE to a folder you may write to."
-        ) from error
-    try:
-        build(staging / folder.name)
+    with staged(folder, "see that the disk has room, or set ASTER_CACHE to a folder you may write to.") as built:
+        build(built)
         try:
-            os.rename(staging / folder.name, folder)
+            os.rename(built, folder)
         except OSError:
             # Another process was faster: a folder that holds something is not replaced.
             if not folder.is_dir():
                 raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder

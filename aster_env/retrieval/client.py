@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from aster_env.errors import MissingExtraError, RetrieverError, UsageError, check_name
+from aster_env.errors import RetrieverError, UsageError, check_name
 from aster_env.retrieval.base import Passage
 from aster_env.retrieval.wire import WIRES
 from aster_env.retrieval.wire_values import MOST_PASSAGES, msgpack, shown, valid
@@ -38,16 +38,14 @@ class HttpRetriever:
 
     Raises:
         UsageError: a value is not allowed.
-        MissingExtraError: httpx is not installed, or what the form needs.
+        MissingExtraError: what the form needs is not installed.
     """
 
     def __init__(
         self, url: str, wire: str = "toolstar", timeout: float = 30.0, retries: int = 3, concurrency: int = 64
     ) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise MissingExtraError("httpx", "serve", "the http retriever") from error
+        import httpx
+
         self._wire = WIRES[check_name("wire form", wire, WIRES)]
         if wire == "gem":
             msgpack()

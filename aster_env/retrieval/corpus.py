@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aster_env.errors import UsageError
 from aster_env.retrieval.base import Passage
+from aster_env.retrieval.staging import check_free, put, staged
 
 INFO, PASSAGES, OFFSETS, ATTRIBUTION = "corpus.json", "passages.jsonl", "offsets.npy", "ATTRIBUTION.md"
 
@@ -115,52 +114,49 @@ def write_corpus(folder: str | Path, passages: Iterable[Passage], info: CorpusIn
         UsageError: the folder holds something, there is no passage, or two have the same id.
     """
     folder = Path(folder).expanduser().resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{str(folder)!r} is there already. Fix: another folder, or remove it first.")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise UsageError(f"{str(folder)!r} cannot be written ({error}). Fix: name another folder.") from error
-    try:
-        offsets, digest = _write_passages(staging / PASSAGES, passages)
-        np.save(staging / OFFSETS, np.frombuffer(offsets, dtype=np.uint64))
+    check_free(folder)
+    with staged(folder) as built:
+        built.mkdir()
+        offsets, digest = _write_passages(built / PASSAGES, passages)
+        np.save(built / OFFSETS, np.frombuffer(offsets, dtype=np.uint64))
         whole = {**asdict(info), "passages": len(offsets) - 1, "sha256": digest}
-        (staging / INFO).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (built / INFO).write_text(json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if info.attribution:
-            (staging / ATTRIBUTION).write_text(info.attribution.rstrip() + "\n", encoding="utf-8")
-        staging.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(staging, folder)
-    except OSError as error:
-        raise UsageError(
-            f"The corpus cannot be written to {str(folder)!r} ({error}). Fix: see that the disk has room, or "
-            "name another folder."
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            (built / ATTRIBUTION).write_text(info.attribution.rstrip() + "\n", encoding="utf-8")
+        put(built, folder)
     return Corpus(folder)
 
 
 def _write_passages(path: Path, passages: Iterable[Passage]) -> tuple[array[int], str]:
     """Return where the lines begin, and the hash of all of them."""
     offsets, digest = array("Q", [0]), hashlib.sha256()
-    seen: set[int] = set()
+    names = array("q")
     with path.open("wb") as file:
         for passage in passages:
             row = {"id": passage.id, "title": passage.title, "text": passage.text}
             line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-            # Hashes of eight bytes: 21 million ids themselves would take gigabytes.
-            if (key := hash(passage.id)) in seen:
-                raise UsageError(f"Two passages have the id {passage.id!r}. Fix: give each its own.")
-            seen.add(key)
+            names.append(hash(passage.id))
             file.write(line)
             digest.update(line)
             offsets.append(offsets[-1] + len(line))
     if len(offsets) == 1:
         raise UsageError("A corpus needs at least one passage, and the source holds none.")
+    _check_names(path, offsets, np.frombuffer(names, dtype=np.int64))
     return offsets, digest.hexdigest()
+
+
+def _check_names(path: Path, offsets: Sequence[int], hashes: npt.NDArray[np.int64]) -> None:
+    """Raise ``UsageError`` if two passages have the same id; of 21 million, a set of ids would take gigabytes."""
+    order = np.argsort(hashes, kind="stable")
+    twice = np.flatnonzero(np.diff(hashes[order]) == 0)
+    with path.open("rb") as file:
+        for one, other in zip(order[twice], order[twice + 1], strict=True):
+            names = []
+            for place in (one, other):
+                file.seek(offsets[place])
+                names.append(json.loads(file.readline())["id"])
+            if names[0] == names[1]:
+                raise UsageError(f"Two passages have the id {names[0]!r}. Fix: give each its own.")
 
 
 def _read_info(folder: Path) -> CorpusInfo:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from aster_env.retrieval.dense_index import (
     write_info,
 )
 from aster_env.retrieval.encoder import Encoder, Floats, unit
+from aster_env.retrieval.staging import check_free, put, staged
 from aster_env.retrieval.vectors import Vectors, read_rows
 
 TUNING_QUERIES, AT, CHUNK, CHECKED = 128, 5, 4_096, 8
@@ -246,7 +244,9 @@ def _make(
     if not 0 < target <= 1:
         raise UsageError(f"A recall of {target!r} is not allowed. Fix: more than 0, at most 1.")
     faiss = import_faiss()
-    with _staged(folder) as staging:
+    check_free(folder)
+    with staged(folder) as staging:
+        staging.mkdir()
         count, dim = 0, 0
         with (staging / VECTORS).open("wb") as file:
             for chunk in rows:
@@ -269,21 +269,5 @@ def _make(
                 DenseIndex(codes, vectors), sample_queries(vectors, TUNING_QUERIES), target, progress
             )
         write_info(staging, replace(info, nprobe=nprobe, recall=round(reached, 4)))
+        put(staging, folder)
     return read_info(folder)
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder``, which takes its name if all goes well and is removed otherwise."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{str(folder)!r} is there already. Fix: remove it first, or name another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield staging
-        staging.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +23,7 @@ from aster_env.retrieval.lexical_index import (
     default_threads,
     write_index,
 )
+from aster_env.retrieval.staging import staged
 
 __all__ = ["FOLDER", "MAX_CHARACTERS", "MAX_TERMS", "LexicalRetriever", "build_lexical"]
 
@@ -142,23 +141,17 @@ def build_lexical(
     target = _folder(opened, folder)
     if target.exists() and not ((target / "lexical.json").exists() or (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(f"{str(target)!r} is there, and is no lexical index. Fix: another folder, or remove it first.")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise UsageError(f"No index can be written to {str(target)!r}: {error}. Fix: name another folder.") from error
-    try:
-        write_index(staging / "new", opened, threads, progress)
+    with staged(target) as built:
+        try:
+            write_index(built, opened, threads, progress)
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(
+                f"The index of {str(opened.folder)!r} cannot be written: {error!r:.300}. Fix: see that the disk has "
+                f"room, and that `aster corpus show {opened.folder} --verify` finds the corpus whole."
+            ) from error
         if target.exists():
-            os.rename(target, staging / "old")
-        os.rename(staging / "new", target)
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"The index of {str(opened.folder)!r} cannot be written: {error!r:.300}. Fix: see that the disk has room, "
-            f"and that `aster corpus show {opened.folder} --verify` finds the corpus whole."
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+            os.rename(target, built.with_name("old"))
+        os.rename(built, target)
     return target
 
 

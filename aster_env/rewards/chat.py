@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from aster_env.errors import JudgeError, MissingExtraError, UsageError
+from aster_env.errors import JudgeError, UsageError
 
 T = TypeVar("T")
 
@@ -47,7 +47,6 @@ class ChatClient:
 
     Raises:
         UsageError: an argument is not allowed.
-        MissingExtraError: httpx is not installed.
     """
 
     def __init__(self, url: str, model: str, key_variable: str, timeout: float, retries: int, concurrency: int) -> None:
@@ -55,7 +54,8 @@ class ChatClient:
         self._variable, self._timeout, self._retries = key_variable, timeout, retries
         self._key = read_key(key_variable)
         self._places = asyncio.Semaphore(concurrency)
-        httpx = load_httpx()
+        import httpx
+
         # Uncompressed: a small reply cannot become a large one.
         headers = {"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         pool = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
@@ -104,7 +104,8 @@ class ChatClient:
         raise self._failed(f"no usable reply in {self._retries + 1} attempts", seen)
 
     async def _post(self, body: Mapping[str, Any]) -> str:
-        httpx = load_httpx()
+        import httpx
+
         received = bytearray()
         try:
             async with self._client.stream("POST", self.url, json=body) as response:
@@ -191,16 +192,3 @@ def _content(text: str) -> str:
     if not isinstance(content, str):
         raise _Transient(f"the reply's content is {content!r:.80}, no text")
     return content
-
-
-def load_httpx() -> Any:
-    """Return the module httpx.
-
-    Raises:
-        MissingExtraError: it is not installed.
-    """
-    try:
-        import httpx
-    except ImportError as error:
-        raise MissingExtraError("httpx", "serve", "the LLM judge") from error
-    return httpx

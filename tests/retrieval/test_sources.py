@@ -232,7 +232,6 @@ def test_no_page_breaks_the_reader(page):
 
 @pytest.fixture
 def zim(tmp_path):
-    pytest.importorskip("libzim")
     from libzim.writer import Creator, Hint, Item, StringProvider
 
     class Entry(Item):
