@@ -103,14 +103,14 @@ def measure(work: Path, quick: bool, large: bool = False, real: Path | None = No
 def extrapolate(point: Mapping[str, Any], count: int = PUBLISHED) -> dict[str, Any]:
     """Return what the published corpus would take, from a point measured with cells.
 
-    Memory: codes and ids grow with the vectors, the cells' graph and centres with the cells, and what a process takes
-    without an index is constant. Time: the codes read grow with nprobe · vectors / cells, at the point's nprobe; the
-    rest is constant.
+    Memory: codes and ids grow with the vectors, the cells' centres with the cells, and what a process takes without an
+    index is constant. Time: as if all of it grew with the vectors, at the same share of them read, though the
+    re-ranking does not. It holds while the re-ranked rows are in the system's cache of files.
     """
     cells = int(choose_factory(count, DIM).removeprefix("IVF").partition("_")[0])
-    per_vector, per_cell = DIM // 4 // 2 + 8, DIM * 4 + 32 * 2 * 4 + 8
+    per_vector, per_cell = DIM // 4 // 2 + 8, DIM * 4 + 8
     constant = point["memory_mb"] - (point["vectors"] * per_vector + point["cells"] * per_cell) / 1e6
-    growth = (count / cells) / (point["vectors"] / point["cells"])
+    growth = count / point["vectors"]
     return {
         "vectors": count,
         "cells": cells,
@@ -118,7 +118,7 @@ def extrapolate(point: Mapping[str, Any], count: int = PUBLISHED) -> dict[str, A
         "memory_formula": f"{constant:.0f} MB + {count} · {per_vector} B + {cells} · {per_cell} B",
         "mean_ms": round(point["mean_ms"] * growth, 1),
         "p95_ms": round(point["p95_ms"] * growth, 1),
-        "time_formula": f"{point['mean_ms']:.1f} ms · ({count} / {cells}) / ({point['vectors']} / {point['cells']})",
+        "time_formula": f"{point['mean_ms']:.1f} ms · {count} / {point['vectors']}",
         "rerank_file_gb": round(count * DIM * 2 / 1e9, 1),
     }
 

@@ -226,6 +226,13 @@ def test_codes_and_re_ranking_find_what_the_exact_search_finds(tmp_path, cells):
         assert recall(index.search(queries, 5, rerank=5), exact) < recall(found, exact)
 
 
+def test_whoever_reads_all_cells_finds_every_vector(tmp_path):
+    with made_vectors(tmp_path / "v") as vectors:
+        index = DenseIndex(build_codes(vectors, choose_factory(len(vectors), 64, 256)), vectors, nprobe=256)
+        for ids, _ in index.search(sample_queries(vectors, 20), len(vectors)):
+            assert len(ids) == len(vectors)
+
+
 def test_the_kind_of_index_follows_the_size():
     assert choose_factory(500, 384) == "Flat"
     assert choose_factory(100_000, 384) == "PQ96x4fs"
