@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from aster_env.dialects.base import Dialect, Parsed, Schemas
 from aster_env.errors import UsageError
 from aster_env.tokenizers import Tokenizer
+from aster_env.tools.base import Tool, check_call
+from aster_env.types import Turn
 
 Action = tuple[tuple[int, ...], tuple[float, ...] | None, float]
 """Ids, log-probabilities (None if unknown), and the seconds that generation took."""
@@ -34,6 +38,22 @@ def read_action(action: Any, view: str, tokenizer: Tokenizer) -> Action:
             raise UsageError(f"With view='text' an action is a str, not a {type(action).__name__}.")
         return tuple(tokenizer.encode(action)), None, 0.0
     return _read_ids(action, "An action", tokenizer), None, 0.0
+
+
+def read_turn(action: Action, dialect: Dialect, schemas: Schemas, tools: Mapping[str, Tool]) -> tuple[Turn, Parsed]:
+    """Return an action as a turn, its call checked but not run, and what the dialect read in it.
+
+    Args:
+        action: see ``read_action``.
+        dialect: reads it.
+        schemas: of the tools, by name.
+        tools: what can be called, by name.
+    """
+    ids, logprobs, seconds = action
+    text = dialect.tokenizer.decode(ids)
+    parsed = dialect.parse(text, schemas)
+    calls = (check_call(parsed.call, tools),) if parsed.call else ()
+    return Turn("model", ids, text, logprobs, calls=calls, seconds=seconds), parsed
 
 
 def _read_ids(value: Any, what: str, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -13,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aster_env import loops
-from aster_env.actions import Action, read_action
+from aster_env.actions import Action, read_action, read_turn
 from aster_env.dialects import make_dialect
+from aster_env.dialects.base import Parsed
 from aster_env.dialects.render import closing, observation_turn
 from aster_env.episode import Episode, Measure
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.limits import Limits
 from aster_env.prompts import Prompts
 from aster_env.rewards.base import Reward
-from aster_env.spaces import TokenSequence, Unicode
+from aster_env.spaces import turn_space
 from aster_env.tasks import TaskSet, choose_task
 from aster_env.tokenizers import as_tokenizer
-from aster_env.tools.base import Tool, check_call, run_call
+from aster_env.tools.base import Tool, run_call
 from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
 
 Observation = NDArray[np.int32] | str
@@ -40,7 +42,8 @@ class ToolEnv(gym.Env[Any, Any]):
 
     - ``mask``: int8 array over the action's and then the observation's ids, 1 where the model sampled;
     - ``text``, ``messages``: the observation's text, and the chat messages added (action, then result);
-    - ``tool_calls``, ``tokens``, ``tokens_left``: counts for the episode so far; ``task_id``;
+    - ``tool_calls``, ``tokens``, ``tokens_left``: counts for the episode so far; ``task_id``; after ``reset`` also
+      ``tools``, in OpenAI's form;
     - ``stop``: None, or at the end a ``StopReason``; then also ``trajectory``, ``reward_terms``, ``shaping``, and
       ``error`` after an infrastructure failure.
 
@@ -88,8 +91,8 @@ class ToolEnv(gym.Env[Any, Any]):
         self.dialect = make_dialect(dialect, self.tokenizer)
         self.limits = limits or Limits()
         self.render_mode = render_mode
-        self.observation_space: gym.Space[Any] = self._space()
-        self.action_space: gym.Space[Any] = self._space()
+        spaces = [turn_space(view, self.tokenizer.vocab_size, self.limits.max_tokens) for _ in range(2)]
+        self.observation_space, self.action_space = spaces
         self.measures: list[Measure] = []
         self._tools: dict[str, Tool] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -171,7 +174,9 @@ class ToolEnv(gym.Env[Any, Any]):
         prompt, messages = self._prompts.turn(task), self._prompts.messages(task)
         await self._release()
         self._episode = Episode.begin(task, prompt, messages, self.limits)
-        return self._view(prompt.ids, prompt.text), self._episode.info([], prompt.ids, prompt.text, messages)
+        info = self._episode.info([], prompt.ids, prompt.text, messages)
+        info["tools"] = [{"type": "function", "function": schema} for schema in self._prompts.schemas.values()]
+        return self._view(prompt.ids, prompt.text), info
 
     async def astep(self, action: Any) -> Step:
         """Append one assistant turn, run its call, and return what the environment appended.
@@ -186,26 +191,17 @@ class ToolEnv(gym.Env[Any, Any]):
         Raises:
             UsageError: the action is not in the action space, or the episode is over.
         """
-        turn_ids, logprobs, seconds = self.check_action(action)
-        episode = self._running()
-        text = self.tokenizer.decode(turn_ids)
-        parsed = self.dialect.parse(text, self._prompts.schemas)
-        call = check_call(parsed.call, self._tools) if parsed.call else None
-        if call is None and parsed.answer is not None and (refusal := self.refuse_answer(episode.trajectory)):
-            call = ToolCall("answer", {}, refusal)
-        calls = (call,) if call else ()
-        closed_by = closing(self.dialect, turn_ids)
-        said = Message("assistant", text.removesuffix(closed_by))
-        episode.append(Turn("model", turn_ids, text, logprobs, calls=calls, seconds=seconds), [said])
-        episode.trajectory.seconds["generation"] += seconds
-        finished = bool(closed_by) or text.endswith(self.dialect.stop) or episode.tokens < self.limits.max_tokens
-        if episode.tokens > self.limits.max_tokens or not finished:
-            return await self._end(StopReason.MAX_TOKENS, turn_ids, [said])
-        if call is None:
+        turn, parsed = self._append(action)
+        episode, ids = self._running(), turn.ids
+        said = episode.trajectory.messages[-1:]
+        ended = bool(closing(self.dialect, ids)) or turn.text.endswith(self.dialect.stop)
+        if episode.tokens > self.limits.max_tokens or not (ended or episode.tokens < self.limits.max_tokens):
+            return await self._end(StopReason.MAX_TOKENS, ids, said)
+        if not turn.calls:
             episode.trajectory.answer = parsed.answer
             stop = StopReason.VOID_TURN if parsed.answer is None else StopReason.ANSWERED
-            return await self._end(stop, turn_ids, [said])
-        return await self._observe(call, parsed.note, turn_ids, closed_by, said)
+            return await self._end(stop, ids, said)
+        return await self._observe(turn, parsed.note, said)
 
     def check_action(self, action: Any) -> Action:
         """Return an action as ``step`` would read it, without playing it.
@@ -226,14 +222,21 @@ class ToolEnv(gym.Env[Any, Any]):
             for tool in tools.values():
                 ending.push_async_callback(tool.close)
 
-    async def abort(self, error: InfrastructureError) -> Trajectory:
-        """End the running episode because something outside the model failed (a policy's endpoint, say).
+    async def abort(self, why: InfrastructureError | StopReason, action: Any = None) -> Trajectory:
+        """End the running episode from outside: something failed (a policy's endpoint, say), or a budget is used up.
+
+        Args:
+            why: the failure, which is not scored; or the budget, which is.
+            action: the turn that was under way, to be kept as it is.
 
         Raises:
             UsageError: no episode is running.
         """
         trajectory = self._running().trajectory
-        await self._end(StopReason.INFRASTRUCTURE, (), [], error)
+        if action is not None:
+            self._append(action)
+        stop, error = (why, None) if isinstance(why, StopReason) else (StopReason.INFRASTRUCTURE, why)
+        await self._end(stop, (), [], error)
         return trajectory
 
     async def _open(self) -> None:
@@ -248,27 +251,37 @@ class ToolEnv(gym.Env[Any, Any]):
         schemas = {name: tool.schema for name, tool in self._tools.items()}
         self._prompts = Prompts(self.dialect, schemas, self.system, self.instruction, self.limits.max_tokens)
 
-    async def _observe(self, call: ToolCall, note: str, ids: tuple[int, ...], closed_by: str, said: Message) -> Step:
-        """Run the call, or refuse it, and append the result."""
-        episode = self._running()
+    def _append(self, action: Any) -> tuple[Turn, Parsed]:
+        """Append a model's turn, its call read and checked, but not run."""
+        episode, schemas = self._running(), self._prompts.schemas
+        turn, parsed = read_turn(self.check_action(action), self.dialect, schemas, self._tools)
+        if not turn.calls and parsed.answer is not None and (refusal := self.refuse_answer(episode.trajectory)):
+            turn = replace(turn, calls=(ToolCall("answer", {}, refusal),))
+        episode.append(turn, [Message("assistant", turn.text.removesuffix(closing(self.dialect, turn.ids)))])
+        episode.trajectory.seconds["generation"] += turn.seconds
+        return turn, parsed
+
+    async def _observe(self, said: Turn, note: str, messages: list[Message]) -> Step:
+        """Run the call of a turn, or refuse it, and append the result."""
+        episode, call, ids = self._running(), said.calls[0], said.ids
         if episode.refuses(call):
-            return await self._end(StopReason.MAX_TOOL_CALLS, ids, [said])
+            return await self._end(StopReason.MAX_TOOL_CALLS, ids, messages)
         started = time.perf_counter()
         try:
             episode.count(call)
             result = await run_call(call, self._tools, self.hang_seconds)
         except InfrastructureError as error:
-            return await self._end(StopReason.INFRASTRUCTURE, ids, [said], error)
+            return await self._end(StopReason.INFRASTRUCTURE, ids, messages, error)
         seconds = time.perf_counter() - started
         episode.trajectory.seconds["tools"] += seconds
         content = f"{result.text}\n{note}" if note else result.text
-        turn = observation_turn(self.dialect, content, closed_by, (result,), seconds)
+        turn = observation_turn(self.dialect, content, closing(self.dialect, ids), (result,), seconds)
         stop = episode.stop_before(turn, self._tools.values())
         if stop is not None:
-            return await self._end(stop, ids, [said])
-        heard = Message("tool", content)
-        episode.append(turn, [heard])
-        info = episode.info(ids, turn.ids, turn.text, [said, heard])
+            return await self._end(stop, ids, messages)
+        heard = [Message("tool", content)]
+        episode.append(turn, heard)
+        info = episode.info(ids, turn.ids, turn.text, messages + heard)
         return self._view(turn.ids, turn.text), 0.0, False, False, info
 
     async def _end(
@@ -281,16 +294,8 @@ class ToolEnv(gym.Env[Any, Any]):
         """Score the episode, give the sessions back, and return the last step."""
         trajectory = (episode := self._running()).trajectory
         trajectory.stop, trajectory.sources = stop, dict(self.sources())
-        started = time.perf_counter()
         if stop is not StopReason.INFRASTRUCTURE:
-            try:
-                scored = await self.reward(trajectory.task, trajectory)
-                trajectory.reward, trajectory.reward_terms = scored.value, dict(scored.terms)
-            except InfrastructureError as failure:
-                error, trajectory.stop = failure, StopReason.INFRASTRUCTURE
-        if trajectory.stop is not StopReason.INFRASTRUCTURE:
-            episode.measure(self.measures, self.dialect)
-        trajectory.seconds["reward"] += time.perf_counter() - started
+            error = await episode.score(self.reward, self.measures, self.dialect)
         try:
             await self._release()
         except InfrastructureError as failure:
@@ -309,11 +314,6 @@ class ToolEnv(gym.Env[Any, Any]):
         """Give the sessions back, so that a finished episode holds none."""
         for tool in self._tools.values():
             await tool.reset()
-
-    def _space(self) -> gym.Space[Any]:
-        most = self.limits.max_tokens
-        # A character takes at most four bytes, and a token may stand for many characters.
-        return TokenSequence(self.tokenizer.vocab_size, most) if self.view == "tokens" else Unicode(64 * most)
 
     def _view(self, ids: Sequence[int], text: str) -> Observation:
         return np.array(ids, dtype=np.int32) if self.view == "tokens" else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from aster_env.dialects.base import Dialect
+from aster_env.errors import InfrastructureError
 from aster_env.limits import Limits
+from aster_env.rewards.base import Reward
 from aster_env.tools.base import Tool
 from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
 
@@ -69,10 +72,26 @@ class Episode:
             return StopReason.MAX_TOKENS
         return None
 
-    def measure(self, measures: Iterable[Measure], dialect: Dialect) -> None:
-        """Put the measures of an episode that has ended into its trajectory; nothing failed outside the model."""
-        for measure in measures:
-            self.trajectory.shaping.update(measure(self.trajectory, dialect))
+    async def score(self, reward: Reward, measures: Iterable[Measure], dialect: Dialect) -> InfrastructureError | None:
+        """Put the reward and the measures of an episode that has ended into its trajectory.
+
+        Returns:
+            The failure that left it without either, if one did.
+        """
+        trajectory = self.trajectory
+        started = time.perf_counter()
+        try:
+            scored = await reward(trajectory.task, trajectory)
+        except InfrastructureError as failure:
+            trajectory.stop = StopReason.INFRASTRUCTURE
+            return failure
+        else:
+            trajectory.reward, trajectory.reward_terms = scored.value, dict(scored.terms)
+            for measure in measures:
+                trajectory.shaping.update(measure(trajectory, dialect))
+            return None
+        finally:
+            trajectory.seconds["reward"] += time.perf_counter() - started
 
     def info(
         self, action: Sequence[int], observed: Sequence[int], text: str, messages: Sequence[Message]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +19,7 @@ from aster_env import loops
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
 from aster_env.making import Wrapper, make_envs
-from aster_env.types import Task, Trajectory
+from aster_env.types import Message, StopReason, Task, Trajectory
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ class GenerateRequest:
         episode: names the episode, so that a policy can keep its key/value cache between turns: a later
             request of the same episode extends the ids of the earlier one.
         seed: makes sampling repeatable where the policy supports it; drawn once per episode.
+        messages: the same context in chat form, for a policy that takes no ids.
+        tools: what can be called, in OpenAI's form: ``{"type": "function", "function": schema}``.
     """
 
     ids: Sequence[int]
@@ -40,6 +44,8 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     episode: str = ""
     seed: int = 0
+    messages: Sequence[Message] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +55,17 @@ class Completion:
     Args:
         ids: the sampled token ids, the end-of-turn token included.
         logprobs: log-probability of each id under the distribution it was sampled from; None if unknown.
-        finish: ``"stop"`` for an end-of-turn token or stop string, ``"length"`` for the token limit.
+        finish: ``"stop"`` for an end-of-turn token or stop string, ``"length"`` for the token limit: the request's, or
+            a smaller one of the policy's own, which then ends the episode.
+        usage: what the turn cost by the policy's own count, summed over an episode into ``Trajectory.usage``:
+            ``"prompt_tokens"`` and ``"completion_tokens"`` of a request, and ``"tokens"``, by how many the episode
+            grew; None where the ids are the model's own.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None = None
     finish: Literal["stop", "length"] = "stop"
+    usage: Mapping[str, int] | None = None
 
 
 @runtime_checkable
@@ -74,7 +85,9 @@ class Policy(Protocol):
         ...
 
 
-async def play(env: ToolEnv, policy: Policy, task: Task, *, seed: int = 0, index: int = 0) -> Trajectory:
+async def play(
+    env: ToolEnv, policy: Policy, task: Task, *, seed: int = 0, index: int = 0, max_seconds: float | None = None
+) -> Trajectory:
     """Play one episode and return its trajectory.
 
     An infrastructure failure ends the episode with ``StopReason.INFRASTRUCTURE``; it is not raised.
@@ -85,30 +98,45 @@ async def play(env: ToolEnv, policy: Policy, task: Task, *, seed: int = 0, index
         task: what is asked.
         seed: passed to the environment and, with every request, to the policy.
         index: stored in the trajectory.
+        max_seconds: when they are over, no further token is sampled, and the episode ends with
+            ``StopReason.MAX_SECONDS``; a tool that runs then comes to its end first, within its own time.
     """
     episode = f"{task.id}#{index}#{uuid.uuid4().hex[:8]}"
-    observation, info = await env.areset(seed=seed, options={"task": task})
-    ids = [int(i) for i in observation]
+    usage: Counter[str] = Counter()
     try:
-        while True:
-            request = GenerateRequest(tuple(ids), info["tokens_left"], env.stop, episode, seed)
-            started = time.perf_counter()
-            try:
-                completion = await policy.generate(request)
-            except InfrastructureError as error:
-                trajectory = await env.abort(error)
-                break
-            timed = _Timed(completion.ids, completion.logprobs, time.perf_counter() - started)
-            observation, _, terminated, truncated, info = await env.astep(timed)
-            if terminated or truncated:
-                trajectory = info["trajectory"]
-                break
-            ids.extend(completion.ids)
-            ids.extend(int(i) for i in observation)
+        trajectory = await _turns(env, policy, task, episode, seed, max_seconds, usage)
     finally:
         await policy.release(episode)
-    trajectory.index = index
+    trajectory.index, trajectory.usage = index, dict(usage)
     return trajectory
+
+
+async def _turns(
+    env: ToolEnv, policy: Policy, task: Task, name: str, seed: int, max_seconds: float | None, usage: Counter[str]
+) -> Trajectory:
+    """Play an episode's turns, and add what they cost to ``usage``."""
+    ends = math.inf if max_seconds is None else time.perf_counter() + max_seconds
+    observation, info = await env.areset(seed=seed, options={"task": task})
+    ids, messages, tools = [int(i) for i in observation], info["messages"], info["tools"]
+    while True:
+        request = GenerateRequest(tuple(ids), info["tokens_left"], env.stop, name, seed, tuple(messages), tools)
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout(max(0.0, ends - started) if ends < math.inf else None):
+                completion = await policy.generate(request)
+        except InfrastructureError as error:
+            return await env.abort(error)
+        except TimeoutError:
+            return await env.abort(StopReason.MAX_SECONDS)
+        usage.update(completion.usage or {})
+        timed = _Timed(completion.ids, completion.logprobs, time.perf_counter() - started)
+        if completion.finish == "length" and len(completion.ids) < request.max_new_tokens:
+            return await env.abort(StopReason.MAX_TOKENS, timed)
+        observation, _, terminated, truncated, info = await env.astep(timed)
+        if terminated or truncated:
+            return info["trajectory"]
+        ids += [*completion.ids, *(int(i) for i in observation)]
+        messages += info["messages"]
 
 
 async def rollout(

@@ -99,3 +99,15 @@ class Unicode(gym.Space[str]):
 
     def __repr__(self) -> str:
         return f"Unicode(max_length={self.max_length})"
+
+
+def turn_space(view: str, vocab_size: int, max_tokens: int) -> gym.Space[Any]:
+    """Return a new space of the turns of an episode of at most ``max_tokens`` tokens.
+
+    Args:
+        view: ``"tokens"`` or ``"text"``.
+        vocab_size: of the tokenizer.
+        max_tokens: of an episode.
+    """
+    # A character takes at most four bytes, and a token may stand for many characters.
+    return TokenSequence(vocab_size, max_tokens) if view == "tokens" else Unicode(64 * max_tokens)

@@ -82,13 +82,18 @@ class StopReason(enum.StrEnum):
     """The model asked for one call more than allowed (truncated)."""
     MAX_TOKENS = "max_tokens"
     """Prompt, actions and observations used up the episode's tokens (truncated)."""
+    MAX_SECONDS = "max_seconds"
+    """The episode's time was up (truncated)."""
     INFRASTRUCTURE = "infrastructure"
     """Something outside the model failed (truncated; not scored, masked from the loss)."""
 
     @property
     def truncated(self) -> bool:
         """Whether Gymnasium's ``truncated`` (rather than ``terminated``) is set for this reason."""
-        return self in (StopReason.MAX_TOOL_CALLS, StopReason.MAX_TOKENS, StopReason.INFRASTRUCTURE)
+        return self in _TRUNCATED
+
+
+_TRUNCATED = (StopReason.MAX_TOOL_CALLS, StopReason.MAX_TOKENS, StopReason.MAX_SECONDS, StopReason.INFRASTRUCTURE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,8 @@ class Trajectory:
     """Position of its task in the request that produced it (see ``aster_env.rollout``)."""
     sources: dict[str, str] = field(default_factory=dict)
     """What its tools read from: the corpus, its licence and hash (see ``aster_env.retrieval``)."""
+    usage: dict[str, int] = field(default_factory=dict)
+    """What it cost by its policy's own count, where that gives one (see ``aster_env.rollout.Completion``)."""
 
     @property
     def ids(self) -> list[int]:
@@ -205,6 +212,7 @@ class Trajectory:
             "tool_calls": self.tool_calls,
             "seconds": self.seconds,
             **({"sources": self.sources} if self.sources else {}),
+            **({"usage": self.usage} if self.usage else {}),
             "turns": [_turn_to_json(turn) for turn in self.turns],
         }
 
@@ -224,6 +232,7 @@ class Trajectory:
             tool_calls=row.get("tool_calls", 0),
             seconds=dict(row["seconds"]),
             sources=dict(row.get("sources", {})),
+            usage=dict(row.get("usage", {})),
         )
 
 

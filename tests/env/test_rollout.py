@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from dataclasses import replace
 
 import gymnasium as gym
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from aster_env.errors import PolicyError, UsageError
 from aster_env.limits import Limits
 from aster_env.rollout import Completion, RolloutRunner, episode_seed, make_envs, play, rollout
-from aster_env.types import StopReason, Task
+from aster_env.types import StopReason, Task, Trajectory
 from tests.support import EchoEnv, ScriptedPolicy
 
 TASKS = [Task(f"t{i}", f"Task {i}.", (str(i),)) for i in range(6)]
@@ -117,6 +119,67 @@ def test_the_request_holds_what_is_left_and_the_whole_context():
     assert len({r.episode for r in seen}) == 1
     assert seen[0].stop == env.stop
     assert trajectory.seconds["generation"] >= 0
+
+
+def test_the_request_holds_the_conversation_in_chat_form_too():
+    env = EchoEnv()
+    seen = []
+
+    class Spy(ScriptedPolicy):
+        async def generate(self, request):
+            seen.append(request)
+            return await super().generate(request)
+
+    trajectory = asyncio.run(play(env, Spy(env, one_call_then_answer), TASKS[1]))
+    assert [[m.role for m in r.messages] for r in seen] == [["user"], ["user", "assistant", "tool"]]
+    assert list(seen[1].messages) == trajectory.messages[:3]
+    assert all(r.tools == [{"type": "function", "function": env.tool.schema}] for r in seen)
+
+
+def test_time_that_is_up_ends_an_episode_at_its_turn():
+    env = EchoEnv(lambda code: 0.3)
+
+    class Slow(ScriptedPolicy):
+        async def generate(self, request):
+            if self.turns:
+                await asyncio.sleep(60)
+            return await super().generate(request)
+
+    started = time.monotonic()
+    trajectory = asyncio.run(play(env, Slow(env, one_call_then_answer), TASKS[1], max_seconds=0.2))
+    assert time.monotonic() - started < 20
+    assert (trajectory.stop, trajectory.reward, trajectory.answer) == (StopReason.MAX_SECONDS, 0.0, None)
+    assert [t.role for t in trajectory.turns] == ["environment", "model", "environment"], "the call came to its end"
+    assert not env.tool.open
+    assert asyncio.run(play(EchoEnv(), ScriptedPolicy(env, one_call_then_answer), TASKS[1], max_seconds=60)).reward == 1
+
+
+@pytest.mark.parametrize("text", ["I think", "\\boxed{1}", call("1")])
+def test_a_limit_of_the_policy_s_own_ends_the_episode_and_keeps_what_was_said(text):
+    env = EchoEnv()
+
+    class Short(ScriptedPolicy):
+        async def generate(self, request):
+            ids = tuple(self.tokenizer.encode(text))
+            return Completion(ids, None, "length", {"prompt_tokens": 5, "completion_tokens": 2})
+
+    trajectory = asyncio.run(play(env, Short(env, one_call_then_answer), TASKS[1]))
+    assert (trajectory.stop, trajectory.reward) == (StopReason.MAX_TOKENS, 0.0)
+    assert trajectory.turns[-1].text == text
+    assert trajectory.tool_calls == 0
+    assert trajectory.usage == {"prompt_tokens": 5, "completion_tokens": 2}
+    assert Trajectory.from_json(json.loads(json.dumps(trajectory.to_json()))).usage == trajectory.usage
+
+
+def test_what_turns_cost_is_summed_over_the_episode():
+    class Counting(ScriptedPolicy):
+        async def generate(self, request):
+            played = await super().generate(request)
+            return replace(played, usage={"prompt_tokens": 10 * len(request.messages), "completion_tokens": 3})
+
+    env = EchoEnv()
+    trajectory = asyncio.run(play(env, Counting(env, one_call_then_answer), TASKS[1]))
+    assert trajectory.usage == {"prompt_tokens": 40, "completion_tokens": 6}
 
 
 def test_seeds_of_episodes_differ_and_repeat():

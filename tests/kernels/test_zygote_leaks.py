@@ -43,7 +43,8 @@ class Trace:
         found = [f"process {pid}: {read(pid, 'stat')}" for pid, start in self.processes if started(pid) == start]
         found += [path for path in (self.folder, *self.groups) if os.path.exists(path)]
         found += [f"{path} {name}" for path in ("cmdline", "mountinfo") for pid in pids() if name in read(pid, path)]
-        found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/**/{name}")]
+        # os.walk passes over a group that ends while it is listed; Path.glob raises.
+        found += [f"{top}/{name}" for top, groups, _ in os.walk("/sys/fs/cgroup") if name in groups]
         return found
 
 
