@@ -91,16 +91,19 @@ def write_index(folder: Path, corpus: Corpus, threads: int, progress: Callable[[
     index = tantivy.Index(builder.build(), path=str(folder))
     index.register_tokenizer(ANALYZER, _analyzer())
     writer = index.writer(heap_size=threads * 64_000_000, num_threads=threads)
-    for position, passage in enumerate(corpus):
-        document = tantivy.Document()
-        text = f"{passage.title}\n{passage.text}"
-        document.add_text("text", text.encode("utf-8", "replace").decode("utf-8"))
-        document.add_unsigned("position", position)
-        writer.add_document(document)
-        if progress is not None and position % 1000 == 999:
-            progress(position + 1)
-    writer.commit()
-    writer.wait_merging_threads()
+    try:
+        for position, passage in enumerate(corpus):
+            document = tantivy.Document()
+            text = f"{passage.title}\n{passage.text}"
+            document.add_text("text", text.encode("utf-8", "replace").decode("utf-8"))
+            document.add_unsigned("position", position)
+            writer.add_document(document)
+            if progress is not None and position % 1000 == 999:
+                progress(position + 1)
+        writer.commit()
+    finally:
+        # Its threads would go on writing into the folder while what is left of a failed build is removed.
+        writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):
         lock.unlink()
     info = {
