@@ -23,7 +23,10 @@ export MKL_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help setup demo demo-search test check lint types unit test-slow format bench clean
+# Libraries that cannot share an environment with one another, or with vLLM (mcp 2 against mcp < 2): each has its own.
+PEERS := openenv verifiers inspect
+
+.PHONY: help setup demo demo-search test check lint types unit peers test-slow format bench clean
 
 help:  ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -70,7 +73,7 @@ demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes
 demo-search: $(STAMP)  ## the same model learns to search an encyclopedia; writes runs/demo-search (SEED=0 THREADS=2)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --lesson search --seed $(SEED) --threads $(THREADS) --out runs/demo-search
 
-test: lint types unit  ## all checks: format, lint, types, tests with coverage
+test: lint types unit peers  ## all checks: format, lint, types, tests with coverage
 
 check: test  ## the same
 
@@ -82,7 +85,16 @@ types: $(STAMP)
 	@$(BIN)/mypy aster_env aster_train envs
 
 unit: $(ENGINES)
-	@$(BIN)/pytest --cov --cov-report=term:skip-covered
+	@$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
+.peers/%/.complete: tests/peers/%/constraints.txt pyproject.toml $(STAMP)
+	@echo "Installing $* for its tests (a minute)"; \
+	rm -rf $(@D); $(BIN)/python -m venv $(@D); \
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[$*]' pytest pytest-timeout; \
+	touch $@
+
+peers: $(PEERS:%=.peers/%/.complete)  ## the tests of what OpenEnv, verifiers and Inspect AI do with the environments
+	@for peer in $(PEERS); do echo "== $$peer"; .peers/$$peer/bin/python -m pytest tests/peers/$$peer; done
 
 test-slow: $(ENGINES)  ## the tests that take minutes
 	@$(BIN)/pytest -m slow

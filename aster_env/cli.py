@@ -44,16 +44,19 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `aster doctor`."""
     parser.add_argument("--isolation", default="best", help="best (default), privileged, userns or confined")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    demanded = "an OpenAI-compatible endpoint that must serve, or the exit status is 1"
+    parser.add_argument("--endpoint", action="append", default=[], metavar="URL", help=demanded)
     parser.set_defaults(run=doctor)
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Print what this machine can isolate; 1 if the default pool does not start."""
+    """Print what is here and what is not; 1 if the default pool does not start, or an ``--endpoint`` does not serve."""
     from aster_env.doctor import examine, text
 
-    report = examine(check_name("isolation", options.isolation, ("best", "privileged", "userns", "confined")))
+    isolation = check_name("isolation", options.isolation, ("best", "privileged", "userns", "confined"))
+    report = examine(isolation, wanted=options.endpoint)
     _print(json.dumps(report.as_json(), indent=2) if options.json else text(report))
-    return 0 if report.starts else 1
+    return 0 if report.fine else 1
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
@@ -116,9 +119,14 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     importlib.import_module("aster_env.retrieval.commands").add_index(parser)
 
 
+def add_eval(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `aster eval`."""
+    importlib.import_module("aster_env.evaluate.command").add_arguments(parser)
+
+
 def add_serve(parser: argparse.ArgumentParser) -> None:
     """Add the services of `aster serve`."""
-    importlib.import_module("aster_env.retrieval.server.command").add_serve(parser)
+    importlib.import_module("aster_env.serve.commands").add_serve(parser)
 
 
 def _checkout() -> Path:
@@ -138,9 +146,10 @@ COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "plan": ("what a training configuration needs in memory, and whether it fits", add_plan),
     "recipes": ("list the published recipes, plan one here, or run it in small", add_recipes),
     "curriculum": ("which tasks of a run the next stage keeps, and why", add_curriculum),
+    "eval": ("what a policy scores on an environment, with intervals; reports and comparisons", add_eval),
     "corpus": ("make a corpus of passages from a source, or show one", add_corpus),
     "index": ("index a corpus for search: by words or by vectors", add_index),
-    "serve": ("serve something to other processes: aster serve retrieval CORPUS", add_serve),
+    "serve": ("serve an environment, tools or a corpus to other processes: aster serve openenv ENV", add_serve),
     "bench": ("run a benchmark of a checkout: aster bench kernels --quick", add_bench),
 }
 """Subcommands: what they do, and the function that adds their arguments."""

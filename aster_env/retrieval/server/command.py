@@ -18,14 +18,7 @@ STOPPING = 10
 """Seconds that requests under way have after SIGTERM."""
 
 
-def add_serve(parser: argparse.ArgumentParser) -> None:
-    """Add the services of `aster serve`."""
-    services = parser.add_subparsers(dest="service", metavar="service", required=True)
-    purpose = "search in a corpus over HTTP, in the wire forms of Tool-Star, Search-R1, GEM and SkyRL"
-    add_retrieval(services.add_parser("retrieval", help=purpose, description=purpose[0].upper() + purpose[1:] + "."))
-
-
-def add_retrieval(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `aster serve retrieval`."""
     parser.add_argument("corpus", help="a corpus' folder")
     parser.add_argument("--kind", default="lexical", help="lexical (default) or dense")

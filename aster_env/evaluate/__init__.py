@@ -1,0 +1,1 @@
+"""Evaluation of any policy on any environment: runs that resume, their statistics, comparisons and reports."""

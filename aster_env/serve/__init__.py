@@ -1,0 +1,1 @@
+"""Services: environments and tools over OpenEnv and MCP."""

@@ -1,0 +1,178 @@
+"""`aster eval` as it is typed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aster_env.cli import main
+from aster_env.evaluate.command import read_settings
+from aster_env.evaluate.records import SAMPLES, read_run
+from tests.evaluate.agents import ENVIRONMENT
+
+ROOT = Path(__file__).parents[2]
+BY_SEED = "tests.evaluate.agents:by_seed"
+MATH = {"policy": BY_SEED}
+
+
+def aster(*words):
+    return main(["eval", *map(str, words)])
+
+
+def test_a_run_reports_and_goes_on(tmp_path, capsys):
+    command = (ENVIRONMENT, "--policy", BY_SEED, "--k", 2, "--out", tmp_path)
+    assert aster(*command) == 0
+    said = capsys.readouterr()
+    assert "avg@2" in said.out
+    assert "tasks  12/12" in said.err
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "run.json",
+        SAMPLES,
+        "report.json",
+        "report.md",
+        "report.html",
+    }
+    assert aster(*command, "--json") == 0
+    (summary,) = json.loads(capsys.readouterr().out)["summaries"]
+    assert (summary["samples"], summary["problems"]) == (12, 6)
+    assert aster("report", tmp_path) == 0
+    assert "avg@2" in capsys.readouterr().out
+    assert aster(*command[:-1], tmp_path, "--seed", 5) == 2
+    assert "another seed: was 0, is 5" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared(tmp_path, capsys):
+    for seed in (0, 1):
+        assert aster(ENVIRONMENT, "--policy", BY_SEED, "--k", 4, "--seed", seed, "--out", tmp_path / str(seed)) == 0
+    capsys.readouterr()
+    out = tmp_path / "compared"
+    assert aster("compare", tmp_path / "0", tmp_path / "1", "--json", "--out", out) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["wins"] + found["losses"] + found["ties"] == found["problems"] == 6
+    assert (out / "compare.html").is_file()
+    assert aster("compare", tmp_path / "0", tmp_path / "1") == 0
+    assert "paired permutation" in capsys.readouterr().out
+    more = ("--env-kwargs", '{"size": 4}', "--out", tmp_path / "other")
+    assert aster(ENVIRONMENT, "--policy", BY_SEED, *more) == 0
+    assert aster("compare", tmp_path / "0", tmp_path / "other") == 2
+    assert "differ in tasks" in capsys.readouterr().err
+    assert aster("compare", tmp_path / "0", tmp_path / "other", "--anyway") == 0
+
+
+def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert aster(ENVIRONMENT, "--policy", BY_SEED, "--limit", 1) == 0
+    (folder,) = (tmp_path / "runs/eval").iterdir()
+    assert folder.name.startswith("Echo-v0-20")
+    assert len(read_run(folder).samples) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([ENVIRONMENT], "No policy was given"),
+        (["repotr", "x"], "Did you mean 'report'"),
+        (["report"], "takes 1 folder, and got 0"),
+        (["compare", "x"], "takes 2 folders, and got 1"),
+        (["report", "nowhere"], "There is no run in 'nowhere'"),
+        (["report", "nowhere", "--k", "3"], "--k does not apply to `aster eval report`. Allowed: --json"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--anyway"], "--anyway applies to"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--k", "0"], "k=0 is not allowed"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--max-seconds", "nan"], "max_seconds=nan is not allowed"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--budgets", "99999"], "budgets: 99999 is not allowed"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--protocol", "astre"], "Did you mean 'aster'"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--protocol", "aster"], "has no tasks for"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--env-kwargs", '{"max_tokens": 5}'], "Fix: pass --max-tokens"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--tasks", "a/x.jsonl", "b/x.jsonl"], "Two task sets are called 'x'"),
+        (["ASTER/PythonMaths-v0", "--policy", BY_SEED], "ASTER/PythonMath-v0"),
+        (["ASTER/PythonMath-v0", "--policy", BY_SEED, "--tasks", "aime24=nowhere.jsonl"], "There is no file"),
+    ],
+)
+def test_what_cannot_work_is_told_with_the_fix(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert aster(*words) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "3"])
+def test_options_in_json_must_be_objects(text, capsys):
+    with pytest.raises(SystemExit):
+        aster(ENVIRONMENT, "--policy", BY_SEED, "--env-kwargs", text)
+    assert "--env-kwargs" in capsys.readouterr().err
+
+
+def test_asters_protocol_is_as_published():
+    found = read_settings("ASTER/PythonMath-v0", {**MATH, "protocol": "aster"})
+    assert (found.k, found.sampling.temperature, found.sampling.top_p) == (16, 0.6, 0.95)
+    assert (found.sampling.max_tokens, found.budgets, found.max_tool_calls) == (92160, (30720, 92160), 50)
+    assert found.tasks == ("aime24", "aime25", "hmmt25", "beyond_aime")
+
+
+def test_tool_stars_protocol_is_as_published_but_for_its_limits_by_tool():
+    math = read_settings("ASTER/PythonMath-v0", {**MATH, "protocol": "tool-star"})
+    asked = read_settings("ASTER/WikiQA-v0", {**MATH, "protocol": "tool-star", "env_kwargs": {"corpus": "c"}})
+    assert (math.k, math.sampling.temperature, math.max_tool_calls) == (1, 0.0, 6)
+    assert math.env_kwargs == {"dialect": "tags", "timeout": 5.0, "max_output": 400}
+    assert asked.env_kwargs == {"dialect": "tags", "reward": "f1", "corpus": "c"}
+    assert asked.tasks == ("hotpotqa", "2wikimultihopqa", "bamboogle", "musique")
+
+
+def test_what_is_given_goes_over_the_protocol():
+    given = {**MATH, "protocol": "aster", "k": 2, "tasks": ["gsm8k"], "max_tokens": 40_000}
+    found = read_settings("ASTER/PythonMath-v0", given)
+    assert (found.k, found.tasks, found.budgets, found.sampling.max_tokens) == (2, ("gsm8k",), (30720,), 40_000)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_closes_every_session_and_says_how_to_go_on(tmp_path, number, status):
+    words = ["ASTER/PythonMath-v0", "--policy", "tests.evaluate.agents:sleeps_in_python", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "aster_env.cli", "eval", *words, "--limit", "2", "--concurrency", "2"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stderr=pipe, stdout=pipe, text=True, start_new_session=True) as process:
+        deadline = time.monotonic() + 60
+        while not (children := descendants(process.pid)) or not (tmp_path / SAMPLES).exists():
+            assert time.monotonic() < deadline, process.poll()
+            time.sleep(0.05)
+        time.sleep(0.5)
+        children = descendants(process.pid)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == status, said
+    assert "To go on:" in said
+    assert str(tmp_path) in said
+    assert "Traceback" not in said
+    deadline = time.monotonic() + 5  # whoever inherits an orphan takes a moment to collect it
+    while (
+        left := [state for pid in children if (state := state_of(pid)) not in ("", "Z")]
+    ) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not left
+
+
+def state_of(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+def descendants(pid):
+    """The processes that a process started, and theirs."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == pid:
+            child = int(stat.parent.name)
+            found += [child, *descendants(child)]
+    return [each for each in found if each != os.getpid()]
