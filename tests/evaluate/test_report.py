@@ -144,8 +144,8 @@ def test_what_is_not_like_for_like_is_said():
     assert "Not like" not in report.text([make_summary("my-own.jsonl")])
 
 
-@settings(max_examples=40)
-@given(st.lists(st.tuples(st.text(max_size=60), st.integers(1, 40), st.integers(1, 4)), min_size=1, max_size=4))
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.text(max_size=60), st.integers(1, 12), st.integers(1, 4)), min_size=1, max_size=4))
 def test_the_terminal_fits_in_100_columns_without_control_characters(sets):
     found = report.text([make_summary(name, [[1] * k] * n, model=name) for name, n, k in sets])
     assert max(map(width, found.splitlines())) <= 100

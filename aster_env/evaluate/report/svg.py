@@ -98,22 +98,10 @@ class Plot:
             [(-r, -r), (r, -r), (r, r), (-r, r)],
             [(0, -r), (r, r), (-r, r)],
             [(0, r), (r, -r), (-r, -r)],
-            [
-                (-r, -2),
-                (-2, -2),
-                (-2, -r),
-                (2, -r),
-                (2, -2),
-                (r, -2),
-                (r, 2),
-                (2, 2),
-                (2, r),
-                (-2, r),
-                (-2, 2),
-                (-r, 2),
-            ],
+            [(-r, 0), (0, -2.5), (r, 0), (0, 2.5)],
+            [(0, -r), (2.5, 0), (0, r), (-2.5, 0)],
         ]
-        self.path([(x + dx, y + dy) for dx, dy in corners[shape % len(corners)]], class_, closed=True, hint=hint)
+        self.path([(x + dx, y + dy) for dx, dy in corners[shape % SHAPES]], class_, closed=True, hint=hint)
 
     def svg(self) -> str:
         """Return the drawing."""
