@@ -10,6 +10,8 @@
         │                                    never a wrong answer; the episode is masked and counted
         ├── KernelError              a Python session could not be started or reached
         ├── RetrieverError           a search backend failed
+        ├── WebError                 the web tools' own machinery failed (not a page, which the model reads about);
+        │                            below it: ReplayMissError
         ├── JudgeError               a reward worker, or the LLM that judges, could not be reached
         └── PolicyError              the model endpoint failed
 """
@@ -71,6 +73,10 @@ class KernelError(InfrastructureError):
 
 class RetrieverError(InfrastructureError):
     """A search backend failed."""
+
+
+class WebError(InfrastructureError):
+    """The web tools' own machinery failed: the network, the extracting processes, a recording."""
 
 
 class JudgeError(InfrastructureError):

@@ -8,6 +8,7 @@ from typing import Any
 from aster_env.errors import UsageError, check_name
 from aster_env.rewards.base import Reward
 from aster_env.rewards.toolstar import ToolStarReward
+from aster_env.types import Trajectory
 
 
 def choose_reward(reward: Any, rewards: Mapping[str, Callable[[], Reward]], dialect: str) -> Reward:
@@ -49,3 +50,17 @@ def check_require_tool(value: Any, reward: Reward) -> bool:
             "and is malformed, whatever comes after. Fix: require_tool=False, or another reward."
         )
     return value
+
+
+def refuse_untried(required: bool, trajectory: Trajectory, missing: str, tools: str) -> str | None:
+    """Say that a tool comes first, where it must and no call was executed yet; for ``ToolEnv.refuse_answer``.
+
+    Args:
+        required: see ``check_require_tool``.
+        trajectory: of the running episode.
+        missing: what was not done yet: ``"no code has been run"``.
+        tools: what to call: ``"'python'"``.
+    """
+    if not required or trajectory.tool_calls:
+        return None
+    return f"The answer was not taken: {missing} yet. Call {tools} first, then answer."

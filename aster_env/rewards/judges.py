@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from aster_env.errors import JudgeError
+from aster_env.workers import Worker
 
 _WORKER = str(Path(__file__).with_name("worker.py"))
 _START_TIMEOUT = 60.0
@@ -27,8 +26,8 @@ class Judges:
 
     def __init__(self, workers: int) -> None:
         self._places = asyncio.Semaphore(workers)
-        self._idle: list[asyncio.subprocess.Process] = []
-        self._all: set[asyncio.subprocess.Process] = set()
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
         self._closed = False
 
     @property
@@ -61,11 +60,10 @@ class Judges:
         for worker in list(self._all):
             await self._end(worker)
 
-    async def _ask(
-        self, worker: asyncio.subprocess.Process, golds: Sequence[str], answer: str, timeout: float
-    ) -> bool | None:
+    async def _ask(self, worker: Worker, golds: Sequence[str], answer: str, timeout: float) -> bool | None:
+        request = json.dumps({"golds": list(golds), "answer": answer}).encode() + b"\n"
         try:
-            verdict = await asyncio.wait_for(_exchange(worker, golds, answer), timeout)
+            verdict: bool | None = json.loads(await asyncio.wait_for(worker.ask(request), timeout))
         except TimeoutError:
             await self._end(worker)
             return None
@@ -75,46 +73,25 @@ class Judges:
         self._idle.append(worker)
         return verdict
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self) -> Worker:
         if self._closed:
             raise JudgeError("The judge processes are closed.")
-        pipe = asyncio.subprocess.PIPE
-        environment = {k: v for k, v in os.environ.items() if k in ("PATH", "LANG", "HOME", "PYTHONPATH")}
-        command = (sys.executable, "-P", _WORKER, str(os.getpid()))
         try:
-            worker = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL, env=environment
-            )
+            worker = await Worker.start(_WORKER)
         except OSError as error:
             raise JudgeError(f"A judge process could not be started: {error}.") from error
         self._all.add(worker)
-        assert worker.stdout is not None
         try:
-            ready = await asyncio.wait_for(worker.stdout.readline(), _START_TIMEOUT)
+            await asyncio.wait_for(worker.line(), _START_TIMEOUT)
         except BaseException as error:
             await self._end(worker)
             if isinstance(error, TimeoutError):
                 raise JudgeError(f"A judge process did not start within {_START_TIMEOUT:g} s.") from error
+            if isinstance(error, EOFError):
+                raise JudgeError(f"A judge process ended at its start (exit code {worker.exit_code}).") from error
             raise
-        if ready != b"ready\n":
-            await self._end(worker)
-            raise JudgeError(f"A judge process ended at its start (exit code {worker.returncode}).")
         return worker
 
-    async def _end(self, worker: asyncio.subprocess.Process) -> None:
-        if worker.returncode is None:
-            worker.kill()
-        await worker.communicate()
+    async def _end(self, worker: Worker) -> None:
+        await worker.end()
         self._all.discard(worker)
-
-
-async def _exchange(worker: asyncio.subprocess.Process, golds: Sequence[str], answer: str) -> bool | None:
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    worker.stdin.write(json.dumps({"golds": list(golds), "answer": answer}).encode() + b"\n")
-    await worker.stdin.drain()
-    line = await worker.stdout.readline()
-    if not line.endswith(b"\n"):
-        raise EOFError("the judge process ended")
-    verdict: bool | None = json.loads(line)
-    return verdict

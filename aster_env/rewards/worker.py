@@ -11,6 +11,8 @@ to the reference, and each other one holds too:
   ``12 = x``, ``m + n = 12``, ``f(2) = 12``, ``A = \pi r^2 = 12``;
 - a side after ``\approx`` may be the reference rounded or cut to the digits written: ``\frac13 \approx 0.333``;
 - any other must be equivalent to the reference: ``2 + 10 = 12``, but not ``13 = 12`` or ``x = 13 = 12``.
+
+Before math-verify reads a text it is tidied; units and bases are taken off: see ``aster_env.rewards.forms``.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
+
+from aster_env.rewards.forms import split_base, split_unit, tidy, without_percent, words
 
 MEMORY = 4 << 30
 _ROUNDED = ("\\approx", "≈", "\\simeq", "\\sim", "\\doteq", "\\cong")
@@ -43,22 +49,47 @@ _DECIMAL = re.compile(r"([+-]?\d+(?:\.(\d+))?)(?:\\ldots|\\dots|\.{3}|…)?")
 
 def judge(golds: list[str], answer: str) -> bool:
     """Whether ``answer`` is mathematically equivalent to any of ``golds``, all of them without a box."""
+    tidied = tidy(answer)
+    return any(_matches(tidy(gold), tidied) for gold in golds)
+
+
+def _matches(gold: str, answer: str) -> bool:
+    if words(gold) == words(answer) != "":
+        return True
+    (gold, gold_unit), (answer, unit) = split_unit(gold), split_unit(answer)
+    if gold_unit and unit and gold_unit != unit:
+        return False
+    (gold, gold_value), (answer, value) = split_base(gold), split_base(answer)
+    if gold_value is not None and value is not None:
+        return gold_value == value
     sides = split_chain(answer)
-    if len(sides) == 1:
-        target = read(answer)
-        return any(_equal(read(gold), target) for gold in golds)
-    return any(_holds(read(gold), sides, answer) for gold in golds)
+    if len(sides) > 1:
+        return _holds(read(gold), sides, answer)
+    return _equal(read(gold), read(answer)) or without_percent(gold, answer)
 
 
+@lru_cache(maxsize=1024)
 def read(text: str) -> list[Any]:
     """Return what math-verify finds in a text: SymPy objects, and the text itself."""
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    configuration = [LatexExtractionConfig(), ExprExtractionConfig()]
+    normalization = replace(LatexExtractionConfig().normalization_config, units=False)
+    configuration = [LatexExtractionConfig(normalization_config=normalization), ExprExtractionConfig()]
     found: list[Any] = parse(
         f"\\boxed{{{text}}}", extraction_config=configuration, parsing_timeout=None, raise_on_error=False
     )
-    return found
+    return [_imaginary(value) for value in found]
+
+
+def _imaginary(value: Any) -> Any:
+    """Put the imaginary unit where math-verify reads a name, but where it is an index."""
+    import sympy
+    from sympy.concrete.expr_with_limits import ExprWithLimits
+
+    name = sympy.Symbol("i", real=False)
+    if not isinstance(value, sympy.Expr) or name not in value.free_symbols or value.has(ExprWithLimits):
+        return value
+    return value.xreplace({name: sympy.I})
 
 
 def split_chain(text: str) -> list[tuple[str, str]]:
@@ -88,9 +119,19 @@ def _unwrap(text: str) -> str:
 
 
 def _equal(gold: list[Any], target: list[Any]) -> bool:
+    """Ask math-verify, but where a decimal number is among the two: it compares six places, however small they are."""
+    import sympy
     from math_verify import verify
 
-    return bool(verify(gold, target, timeout_seconds=None))
+    values = [found[0] for found in (gold, target) if found and isinstance(found[0], sympy.Expr)]
+    numbers = [value.doit() for value in values if any(each.has(sympy.Float) for each in values)]
+    if len(numbers) == 2 and all(number.is_number and number.is_finite for number in numbers):
+        difference, size = abs(numbers[0] - numbers[1]).evalf(30), max(abs(n).evalf(30) for n in numbers)
+        if difference > size / 10**4:
+            return False
+        if difference <= size / 10**12:
+            return True
+    return bool(verify(gold, target, allow_set_relation_comp=True, timeout_seconds=None))
 
 
 def _holds(gold: list[Any], sides: list[tuple[str, str]], answer: str) -> bool:

@@ -220,3 +220,10 @@ async def _refuse(scope: Any, receive: Receive, send: Send, status: int, text: s
         headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": f"{kind}.start", "status": status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})
+    if scope["type"] == "websocket":
+        # uvicorn logs an error for a refusal whose connection is still there when the application returns: it tells
+        # of the refusal's end first, then of the connection's.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await receive()
+                await receive()

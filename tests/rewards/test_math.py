@@ -254,3 +254,19 @@ def test_the_quick_judgement_accepts_only_what_is_equal(answer):
     verdict = grade_quickly(("17",), answer)
     if verdict:
         assert float(answer.strip().replace(",", "")) == 17
+
+
+def test_many_judgements_by_workers_that_cannot_start_fail_at_once_and_leave_nothing(tmp_path, monkeypatch):
+    broken = tmp_path / "worker.py"
+    broken.write_text("def (\n")
+    monkeypatch.setattr("aster_env.rewards.judges._WORKER", str(broken))
+
+    async def main():
+        reward = MathReward()
+        try:
+            with pytest.raises(JudgeError, match="exit code 1"):
+                await asyncio.gather(*(reward.grade(["x+1"], f"x+{i}") for i in range(200)))
+        finally:
+            await reward.close()
+
+    asyncio.run(asyncio.wait_for(main(), 30))

@@ -103,7 +103,7 @@ class WithinContext:
             PolicyError: the policy failed.
         """
         fitting = within(request, self.length)
-        return Completion((), None, "length") if fitting is None else await self.policy.generate(fitting)
+        return Completion((), (), "length") if fitting is None else await self.policy.generate(fitting)
 
     async def release(self, episode: str) -> None:
         """Forget an episode; unknown names are ignored."""

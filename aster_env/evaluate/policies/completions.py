@@ -78,7 +78,7 @@ class CompletionsPolicy:
                 if said is None or len(fitting.ids) + fitting.max_new_tokens <= said:
                     break
                 self._context = said
-        return Completion((), None, "length")
+        return Completion((), (), "length")
 
     async def release(self, episode: str) -> None:
         """Do nothing: the server evicts what is not used."""

@@ -1,0 +1,1 @@
+"""OpenEnv serving under load and faults."""

@@ -1,0 +1,1 @@
+"""ASTER/PythonMath-v0 over OpenEnv."""

@@ -1,0 +1,1 @@
+"""ASTER/WikiQA-v0 over OpenEnv."""
