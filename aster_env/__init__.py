@@ -23,3 +23,17 @@ gym.register(
     vector_entry_point="aster_env.envs.wiki_qa.env:make_vec",
     disable_env_checker=True,
 )
+
+gym.register(
+    id="ASTER/WebWalker-v0",
+    entry_point="aster_env.envs.web_walker.env:WebWalkerEnv",
+    vector_entry_point="aster_env.envs.web_walker.env:make_vec",
+    disable_env_checker=True,
+)
+
+gym.register(
+    id="ASTER/MultiTool-v0",
+    entry_point="aster_env.envs.multi_tool.env:MultiToolEnv",
+    vector_entry_point="aster_env.envs.multi_tool.env:make_vec",
+    disable_env_checker=True,
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,12 +13,19 @@ from aster_env.tokenizers import Tokenizer
 from aster_env.tools.base import Tool, check_call
 from aster_env.types import Turn
 
-Action = tuple[tuple[int, ...], tuple[float, ...] | None, float]
-"""Ids, log-probabilities (None if unknown), and the seconds that generation took."""
+
+class Action(NamedTuple):
+    """What a caller gives ``step``: ids, log-probabilities (None if unknown), and what a ``Completion`` brings else."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None = None
+    seconds: float = 0.0
+    back: int = 0
+    module: str = ""
 
 
 def read_action(action: Any, view: str, tokenizer: Tokenizer) -> Action:
-    """Return an action's ids, log-probabilities (None if unknown) and generation seconds.
+    """Return an action in one form.
 
     Args:
         action: ids, a ``Completion``, or with ``view="text"`` a string.
@@ -32,12 +39,15 @@ def read_action(action: Any, view: str, tokenizer: Tokenizer) -> Action:
     if hasattr(action, "ids"):
         ids = _read_ids(action.ids, "A completion's 'ids'", tokenizer)
         logprobs = _read_logprobs(getattr(action, "logprobs", None), len(ids))
-        return ids, logprobs, float(getattr(action, "seconds", 0.0))
+        seconds, back = float(getattr(action, "seconds", 0.0)), getattr(action, "back", 0)
+        if not isinstance(back, int) or back < 0:
+            raise UsageError(f"A completion's back={back!r} is not allowed. Allowed: how many turns, 0 or more.")
+        return Action(ids, logprobs, seconds, back, getattr(action, "module", ""))
     if view == "text":
         if not isinstance(action, str):
             raise UsageError(f"With view='text' an action is a str, not a {type(action).__name__}.")
-        return tuple(tokenizer.encode(action)), None, 0.0
-    return _read_ids(action, "An action", tokenizer), None, 0.0
+        return Action(tuple(tokenizer.encode(action)))
+    return Action(_read_ids(action, "An action", tokenizer))
 
 
 def read_turn(action: Action, dialect: Dialect, schemas: Schemas, tools: Mapping[str, Tool]) -> tuple[Turn, Parsed]:
@@ -49,11 +59,13 @@ def read_turn(action: Action, dialect: Dialect, schemas: Schemas, tools: Mapping
         schemas: of the tools, by name.
         tools: what can be called, by name.
     """
-    ids, logprobs, seconds = action
-    text = dialect.tokenizer.decode(ids)
+    text = dialect.tokenizer.decode(action.ids)
     parsed = dialect.parse(text, schemas)
     calls = (check_call(parsed.call, tools),) if parsed.call else ()
-    return Turn("model", ids, text, logprobs, calls=calls, seconds=seconds), parsed
+    # What a module wrote has no probability under this context, whatever its policy says of another.
+    logprobs = None if action.module else action.logprobs
+    turn = Turn("model", action.ids, text, logprobs, calls=calls, seconds=action.seconds, module=action.module)
+    return turn, parsed
 
 
 def _read_ids(value: Any, what: str, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +26,7 @@ from aster_env.spaces import turn_space
 from aster_env.tasks import TaskSet, choose_task
 from aster_env.tokenizers import as_tokenizer
 from aster_env.tools.base import Tool, run_call
-from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Turn
+from aster_env.types import Message, StopReason, Task, Trajectory, Turn
 
 Observation = NDArray[np.int32] | str
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -201,7 +200,7 @@ class ToolEnv(gym.Env[Any, Any]):
             episode.trajectory.answer = parsed.answer
             stop = StopReason.VOID_TURN if parsed.answer is None else StopReason.ANSWERED
             return await self._end(stop, ids, said)
-        return await self._observe(turn, parsed.note, said)
+        return await self._observe(turn, episode.noted(parsed.note), said)
 
     def check_action(self, action: Any) -> Action:
         """Return an action as ``step`` would read it, without playing it.
@@ -253,10 +252,11 @@ class ToolEnv(gym.Env[Any, Any]):
 
     def _append(self, action: Any) -> tuple[Turn, Parsed]:
         """Append a model's turn, its call read and checked, but not run."""
-        episode, schemas = self._running(), self._prompts.schemas
-        turn, parsed = read_turn(self.check_action(action), self.dialect, schemas, self._tools)
-        if not turn.calls and parsed.answer is not None and (refusal := self.refuse_answer(episode.trajectory)):
-            turn = replace(turn, calls=(ToolCall("answer", {}, refusal),))
+        episode, schemas, said = self._running(), self._prompts.schemas, self.check_action(action)
+        episode.take_back(said.back)
+        turn, parsed = read_turn(said, self.dialect, schemas, self._tools)
+        answers = not turn.calls and parsed.answer is not None
+        turn = episode.admit(turn, self.refuse_answer(episode.trajectory) if answers else None)
         episode.append(turn, [Message("assistant", turn.text.removesuffix(closing(self.dialect, turn.ids)))])
         episode.trajectory.seconds["generation"] += turn.seconds
         return turn, parsed

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from aster_env.dialects.base import Dialect
-from aster_env.errors import InfrastructureError
+from aster_env.errors import InfrastructureError, UsageError
 from aster_env.limits import Limits
 from aster_env.rewards.base import Reward
 from aster_env.tools.base import Tool
@@ -18,6 +19,9 @@ from aster_env.types import Message, StopReason, Task, ToolCall, Trajectory, Tur
 
 Measure = Callable[[Trajectory, Dialect], Mapping[str, float]]
 """What an episode is measured by at its end: numbers by name, for ``Trajectory.shaping``."""
+
+TAKEN_BACK = "(Earlier calls are no longer shown. What they defined is still there.)"
+"""What the result after calls that were taken back says."""
 
 
 @dataclass(slots=True)
@@ -29,12 +33,16 @@ class Episode:
         limits: what it may use.
         tokens: ids in the trajectory.
         invalid: calls in a row that could not be executed.
+        calls: executed calls by the tool's name.
+        note: what the next result has to say beside itself.
     """
 
     trajectory: Trajectory
     limits: Limits
     tokens: int = 0
     invalid: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    note: str = ""
 
     @classmethod
     def begin(cls, task: Task, prompt: Turn, messages: Sequence[Message], limits: Limits) -> Episode:
@@ -50,13 +58,62 @@ class Episode:
         self.trajectory.messages.extend(messages)
         self.tokens += len(turn.ids)
 
+    def take_back(self, turns: int) -> None:
+        """Remove the last turns of the model's, each with its result, from what was said.
+
+        Their calls stay counted, and what they changed stays changed: the next result says so.
+
+        Args:
+            turns: how many of the model's.
+
+        Raises:
+            UsageError: the episode has fewer.
+        """
+        said, removed = self.trajectory.turns, self.trajectory.turns[len(self.trajectory.turns) - 2 * turns :]
+        if 2 * turns >= len(said):
+            raise UsageError(f"back={turns} is not allowed. Allowed: the episode has {len(said) // 2} turns.")
+        if turns == 0:
+            return
+        del said[-2 * turns :], self.trajectory.messages[-2 * turns :]
+        self.tokens -= sum(len(turn.ids) for turn in removed)
+        if any(call.problem is None for turn in removed for call in turn.calls):
+            self.note = TAKEN_BACK
+
+    def noted(self, note: str) -> str:
+        """Return a note with what was to be said beside it, once."""
+        pending, self.note = self.note, ""
+        return "\n".join(filter(None, (note, pending)))
+
     def count(self, call: ToolCall) -> None:
         """Count a call that is now executed, or refused."""
         if call.problem is None:
             self.invalid = 0
             self.trajectory.tool_calls += 1
+            self.calls[call.name] += 1
         else:
             self.invalid += 1
+
+    def admit(self, turn: Turn, refusal: str | None) -> Turn:
+        """Return a model's turn, its call or answer turned into one that is not executed where it is not allowed.
+
+        A call beyond its tool's own limit is refused, while the episode has calls left: the model is told, and may
+        still use the other tools, or answer.
+
+        Args:
+            turn: its call checked.
+            refusal: why an answer is not taken, or None.
+        """
+        if refusal:
+            return replace(turn, calls=(ToolCall("answer", {}, refusal),))
+        calls = tuple(call if self.refuses(call) else self._within(call) for call in turn.calls)
+        return turn if calls == turn.calls else replace(turn, calls=calls)
+
+    def _within(self, call: ToolCall) -> ToolCall:
+        most = self.limits.tool_limits.get(call.name)
+        if call.problem is not None or most is None or self.calls[call.name] < most:
+            return call
+        used = "is not allowed here" if most == 0 else f"has been called {most} times, as often as is allowed"
+        return replace(call, problem=f"{call.name!r} {used}. Use what you have: go on without it, or answer.")
 
     def refuses(self, call: ToolCall) -> bool:
         """Whether a call that could be executed is one too many."""

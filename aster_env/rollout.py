@@ -19,7 +19,7 @@ from aster_env import loops
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
 from aster_env.making import Wrapper, make_envs
-from aster_env.types import Message, StopReason, Task, Trajectory
+from aster_env.types import Message, StopReason, Task, Trajectory, Turn
 
 T = TypeVar("T")
 
@@ -32,11 +32,12 @@ class GenerateRequest:
         ids: the whole context so far, as token ids (prompt, actions and observations).
         max_new_tokens: the most tokens the turn may have: what is left of the episode's budget.
         stop: strings that end the turn; the token that completes one is kept, none follows it.
-        episode: names the episode, so that a policy can keep its key/value cache between turns: a later
-            request of the same episode extends the ids of the earlier one.
+        episode: names the episode, so that a policy can keep its key/value cache between turns: a later request of the
+            same episode extends the ids of the earlier one, unless it was released in between.
         seed: makes sampling repeatable where the policy supports it; drawn once per episode.
         messages: the same context in chat form, for a policy that takes no ids.
         tools: what can be called, in OpenAI's form: ``{"type": "function", "function": schema}``.
+        turns: the same context as turns, with their calls and results.
     """
 
     ids: Sequence[int]
@@ -46,6 +47,7 @@ class GenerateRequest:
     seed: int = 0
     messages: Sequence[Message] = ()
     tools: Sequence[Mapping[str, Any]] = ()
+    turns: Sequence[Turn] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,17 @@ class Completion:
         usage: what the turn cost by the policy's own count, summed over an episode into ``Trajectory.usage``:
             ``"prompt_tokens"`` and ``"completion_tokens"`` of a request, and ``"tokens"``, by how many the episode
             grew; None where the ids are the model's own.
+        back: how many of the last turns, each with its result, are taken back before this one is appended: the ids
+            were sampled under what is left then.
+        module: what wrote the turn, if its ids were sampled under another context; they are not trained on.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None = None
     finish: Literal["stop", "length"] = "stop"
     usage: Mapping[str, int] | None = None
+    back: int = 0
+    module: str = ""
 
 
 @runtime_checkable
@@ -116,10 +123,11 @@ async def _turns(
 ) -> Trajectory:
     """Play an episode's turns, and add what they cost to ``usage``."""
     ends = math.inf if max_seconds is None else time.perf_counter() + max_seconds
-    observation, info = await env.areset(seed=seed, options={"task": task})
-    ids, messages, tools = [int(i) for i in observation], info["messages"], info["tools"]
+    _, info = await env.areset(seed=seed, options={"task": task})
+    said, tools = env._running().trajectory, info["tools"]
     while True:
-        request = GenerateRequest(tuple(ids), info["tokens_left"], env.stop, name, seed, tuple(messages), tools)
+        ids, messages, turns = tuple(said.ids), tuple(said.messages), tuple(said.turns)
+        request = GenerateRequest(ids, info["tokens_left"], env.stop, name, seed, messages, tools, turns)
         started = time.perf_counter()
         try:
             async with asyncio.timeout(max(0.0, ends - started) if ends < math.inf else None):
@@ -129,14 +137,13 @@ async def _turns(
         except TimeoutError:
             return await env.abort(StopReason.MAX_SECONDS)
         usage.update(completion.usage or {})
-        timed = _Timed(completion.ids, completion.logprobs, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        timed = _Timed(completion.ids, completion.logprobs, seconds, completion.back, completion.module)
         if completion.finish == "length" and len(completion.ids) < request.max_new_tokens:
             return await env.abort(StopReason.MAX_TOKENS, timed)
-        observation, _, terminated, truncated, info = await env.astep(timed)
+        _, _, terminated, truncated, info = await env.astep(timed)
         if terminated or truncated:
-            return info["trajectory"]
-        ids += [*completion.ids, *(int(i) for i in observation)]
-        messages += info["messages"]
+            return said
 
 
 async def rollout(
@@ -292,6 +299,8 @@ class _Timed:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     seconds: float
+    back: int
+    module: str
 
 
 async def _close(envs: Sequence[ToolEnv]) -> None:

@@ -109,6 +109,7 @@ class Turn:
         calls: the calls parsed from a model's turn.
         results: the results that an environment's turn reports.
         seconds: wall time this turn took (generation, or tools).
+        module: what wrote a model's turn under another context than the one before it; see ``aster_env.modules``.
     """
 
     role: Literal["environment", "model"]
@@ -118,6 +119,7 @@ class Turn:
     calls: tuple[ToolCall, ...] = ()
     results: tuple[ToolResult, ...] = ()
     seconds: float = field(default=0.0, compare=False)
+    module: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +165,22 @@ class Trajectory:
 
     @property
     def mask(self) -> list[int]:
-        """1 for each token the model sampled, 0 for each the environment appended; aligned with ``ids``."""
-        return [int(turn.role == "model") for turn in self.turns for _ in turn.ids]
+        """What is trained: 1 for each token the model sampled under exactly the ids before it; aligned with ``ids``.
+
+        0 for what the environment appended, and for a turn that a module wrote (``Turn.module``).
+        """
+        return [int(turn.role == "model" and not turn.module) for turn in self.turns for _ in turn.ids]
 
     @property
     def logprobs(self) -> list[float]:
-        """The sampler's log-probabilities aligned with ``ids``: 0.0 for environment tokens, NaN if not given."""
+        """The sampler's log-probabilities aligned with ``ids``: 0.0 where ``mask`` is 0, NaN if not given."""
         nan = float("nan")
         row: list[float] = []
         for turn in self.turns:
             if turn.logprobs is not None:
                 row.extend(turn.logprobs)
             else:
-                row.extend([nan if turn.role == "model" else 0.0] * len(turn.ids))
+                row.extend([nan if turn.role == "model" and not turn.module else 0.0] * len(turn.ids))
         return row
 
     @property
@@ -238,6 +243,8 @@ class Trajectory:
 
 def _turn_to_json(turn: Turn) -> dict[str, Any]:
     row: dict[str, Any] = {"role": turn.role, "text": turn.text, "ids": list(turn.ids), "seconds": turn.seconds}
+    if turn.module:
+        row["module"] = turn.module
     if turn.logprobs is not None:
         row["logprobs"] = list(turn.logprobs)
     if turn.calls:
@@ -260,4 +267,5 @@ def _turn_from_json(row: Mapping[str, Any]) -> Turn:
         calls=tuple(ToolCall(**call) for call in row.get("calls", ())),
         results=tuple(ToolResult(**result) for result in row.get("results", ())),
         seconds=row["seconds"],
+        module=row.get("module", ""),
     )

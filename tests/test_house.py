@@ -34,7 +34,7 @@ CORE = {
     "rewards",
     "limits",
 }
-UPPER = {"env", "vector", "rollout", "shaping", "serve", "evaluate", "tools"}
+UPPER = {"adapters", "env", "evaluate", "modules", "rollout", "serve", "shaping", "tools", "vector"}
 
 
 def imports(path, top_only=False):

@@ -91,8 +91,10 @@ class Hermes(Dialect):
         return self.frame(self._before.removeprefix(closed_by), result, self._after)
 
     def call(self, name: str, arguments: Mapping[str, str]) -> str:
-        """Write ``<tool_call>`` with one JSON object."""
+        """Write ``<tool_call>`` with one JSON object; a tag or marker in an argument is escaped, as JSON allows."""
         body = json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
+        if self.neutralize(body) != body:
+            body = body.replace("<", "\\u003c")
         return f"{OPEN}\n{body}\n{CLOSE}"
 
     def answer(self, value: str) -> str:

@@ -6,14 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aster_env.env import ToolEnv
-from aster_env.errors import UsageError
-from aster_env.kernels import check_pool, pool_options
 from aster_env.kernels.base import KernelPool
-from aster_env.kernels.shared import lease_pool, release_pool
+from aster_env.kernels.shared import lease_pool, read_pool, release_pool
 from aster_env.limits import Limits
 from aster_env.presets import Fields
 from aster_env.rewards.base import Reward
-from aster_env.rewards.choose import check_require_tool, choose_reward
+from aster_env.rewards.choose import check_require_tool, choose_reward, refuse_untried
 from aster_env.rewards.math import MathReward
 from aster_env.rewards.toolstar import ToolStarReward
 from aster_env.tasks import TaskSet, load_tasks
@@ -83,7 +81,7 @@ class PythonMathEnv(ToolEnv):
     ) -> None:
         limits = Limits(max_tool_calls, max_tokens, max_invalid_calls)
         check_call_limits(timeout, max_output)
-        self._pool_choice, self._pool_options = pool, _read_options(pool, pool_options, allow_unsandboxed)
+        self._pool_choice, self._pool_options = pool, read_pool(pool, pool_options, allow_unsandboxed)
         loaded: TaskSet = load_tasks(
             tasks,
             path=tasks_path,
@@ -114,9 +112,7 @@ class PythonMathEnv(ToolEnv):
 
     def refuse_answer(self, trajectory: Trajectory) -> str | None:
         """Say that the tool comes first, where it must and no call was executed yet."""
-        if not self.require_tool or trajectory.tool_calls:
-            return None
-        return "The answer was not taken: no code has been run yet. Call 'python' first, then answer."
+        return refuse_untried(self.require_tool, trajectory, "no code has been run", "'python'")
 
     async def close_tools(self) -> None:
         """Give the shared pool back."""
@@ -128,21 +124,3 @@ class PythonMathEnv(ToolEnv):
 def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any) -> ToolVectorEnv:
     """Return ``num_envs`` of these environments as one; called by ``gymnasium.make_vec``."""
     return make_vector_env(PythonMathEnv, num_envs, autoreset_mode, kwargs)
-
-
-def _read_options(pool: Any, options: Any, allow_unsandboxed: Any) -> dict[str, Any]:
-    """Return the options that ``open_pool`` gets, checked."""
-    if not isinstance(allow_unsandboxed, bool):
-        raise UsageError(f"allow_unsandboxed={allow_unsandboxed!r} is not allowed. Allowed: True or False.")
-    if options is not None and not isinstance(options, Mapping):
-        raise UsageError(f"pool_options={options!r} is a {type(options).__name__}. Allowed: a mapping of options.")
-    if not isinstance(pool, str):
-        if not isinstance(pool, KernelPool):
-            raise UsageError(f"pool={pool!r} is a {type(pool).__name__}. Allowed: a name, or a KernelPool.")
-        if options:
-            raise UsageError(f"pool_options={options!r} do not apply to a pool that is open. Fix: leave them out.")
-        return {}
-    known = {"allow_unsandboxed": allow_unsandboxed} if "allow_unsandboxed" in pool_options(pool) else {}
-    chosen = {**known, **(options or {})}
-    check_pool(pool, chosen)
-    return chosen

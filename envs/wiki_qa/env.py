@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,9 @@ from aster_env.env import ToolEnv
 from aster_env.errors import UsageError, check_name
 from aster_env.limits import Limits
 from aster_env.presets import Fields
-from aster_env.retrieval import RETRIEVERS, Retriever, open_retriever
-from aster_env.retrieval.shared import lease_retriever, release_retriever
+from aster_env.retrieval import Retriever
 from aster_env.rewards.base import Reward
-from aster_env.rewards.choose import check_require_tool, choose_reward
+from aster_env.rewards.choose import check_require_tool, choose_reward, refuse_untried
 from aster_env.rewards.qa import QAReward
 from aster_env.rewards.toolstar import ToolStarReward
 from aster_env.tasks import load_tasks
@@ -25,7 +22,8 @@ from aster_env.tools.search import SearchTool, check_search_limits
 from aster_env.types import Trajectory
 from aster_env.vector import ToolVectorEnv, make_vector_env
 
-from .encyclopedia import generated_corpus
+from .library import WORLD as WORLD
+from .library import Library
 from .tasks import GENERATORS
 
 REWARDS: Mapping[str, Callable[[], Reward]] = {
@@ -35,9 +33,6 @@ REWARDS: Mapping[str, Callable[[], Reward]] = {
 }
 """What scores an episode, by name."""
 INSTRUCTION = "\n\nSearch for what you need, and put your final answer, as short as possible, within \\boxed{}."
-WORLD: Mapping[str, int] = {"seed": 0, "passages": 20_000}
-"""The generated encyclopedia, unless another is asked for."""
-_building = threading.Lock()
 
 
 class WikiQAEnv(ToolEnv):
@@ -99,12 +94,9 @@ class WikiQAEnv(ToolEnv):
     ) -> None:
         limits = Limits(max_tool_calls, max_tokens, max_invalid_calls)
         check_search_limits(top_n, max_output, max_queries)
-        self._choice, self._corpus, self._retriever_options = _read_retriever(retriever, corpus, retriever_options)
-        _check_match(tasks, task_options, self._corpus, world)
-        self._world = _read_world(world)
-        about = functools.partial(
-            GENERATORS["generated"], world_seed=self._world["seed"], passages=self._world["passages"]
-        )
+        self._library = Library(retriever, corpus, retriever_options, world)
+        _check_match(tasks, task_options, self._library.corpus, world)
+        about = functools.partial(GENERATORS["generated"], **self._library.about)
         loaded = load_tasks(
             tasks,
             path=tasks_path,
@@ -122,15 +114,7 @@ class WikiQAEnv(ToolEnv):
 
     async def open_tools(self) -> Sequence[Tool]:
         """Return the search tool over the retriever shared by the environments of this loop."""
-        if isinstance(self._choice, str):
-            options = dict(self._retriever_options)
-            if self._corpus == "generated":
-                options["corpus"] = str(await asyncio.to_thread(_generated, self._world))
-            elif self._corpus is not None:
-                options["corpus"] = self._corpus
-            self._retriever = lease_retriever(self._choice, **options)
-        else:
-            self._retriever = self._choice
+        self._retriever = await self._library.lease()
         return [SearchTool(self._retriever, *self._search_limits)]
 
     def sources(self) -> Mapping[str, str]:
@@ -139,25 +123,18 @@ class WikiQAEnv(ToolEnv):
 
     def refuse_answer(self, trajectory: Trajectory) -> str | None:
         """Say that the tool comes first, where it must and no call was executed yet."""
-        if not self.require_tool or trajectory.tool_calls:
-            return None
-        return "The answer was not taken: nothing has been searched yet. Call 'search' first, then answer."
+        return refuse_untried(self.require_tool, trajectory, "nothing has been searched", "'search'")
 
     async def close_tools(self) -> None:
         """Give the shared retriever back."""
         held, self._retriever = self._retriever, None
-        if held is not None and isinstance(self._choice, str):
-            await release_retriever(held)
+        if held is not None:
+            await self._library.release(held)
 
 
 def make_vec(num_envs: int = 1, autoreset_mode: Any = "NextStep", **kwargs: Any) -> ToolVectorEnv:
     """Return ``num_envs`` of these environments as one; called by ``gymnasium.make_vec``."""
     return make_vector_env(WikiQAEnv, num_envs, autoreset_mode, kwargs)
-
-
-def _generated(world: Mapping[str, int]) -> Path:
-    with _building:
-        return generated_corpus(world["seed"], world["passages"])
 
 
 def _check_match(tasks: Any, options: Any, corpus: str | None, world: Any) -> None:
@@ -177,49 +154,3 @@ def _check_match(tasks: Any, options: Any, corpus: str | None, world: Any) -> No
         )
     elif isinstance(tasks, str | Path) and world is not None:
         raise UsageError(f"world={world!r} is of the generated encyclopedia, which is not used. Fix: leave it out.")
-
-
-def _read_world(given: Any) -> dict[str, int]:
-    if given is not None and not isinstance(given, Mapping):
-        raise UsageError(f"world={given!r} is a {type(given).__name__}. Allowed: a mapping of seed and passages.")
-    world = {**WORLD, **(given or {})}
-    for name, value in world.items():
-        check_name("option of the generated encyclopedia", name, WORLD)
-        if not isinstance(value, int) or isinstance(value, bool) or value < (1 if name == "passages" else 0):
-            raise UsageError(f"world[{name!r}]={value!r} is not allowed. Allowed: a whole number.")
-    return world
-
-
-def _read_retriever(
-    choice: Any, corpus: Any, options: Mapping[str, Any] | None
-) -> tuple[str | Retriever, str | None, dict[str, Any]]:
-    """Return the retriever, the corpus it searches on this machine, and its other options, checked."""
-    if options is not None and not isinstance(options, Mapping):
-        raise UsageError(f"retriever_options={options!r} is a {type(options).__name__}. Allowed: a mapping of options.")
-    given = dict(options or {})
-    if not isinstance(choice, str):
-        if not isinstance(choice, Retriever):
-            raise UsageError(f"retriever={choice!r} is a {type(choice).__name__}. Allowed: a name, or a Retriever.")
-        if corpus is not None or given:
-            raise UsageError(
-                "corpus and retriever_options do not apply to a Retriever that is made already. Fix: leave them out."
-            )
-        return choice, None, {}
-    check_name("retriever", choice, RETRIEVERS)
-    if "corpus" in given:
-        raise UsageError("retriever_options['corpus'] is not allowed. Fix: pass the folder as corpus.")
-    if choice == "http":
-        if corpus is not None:
-            raise UsageError(f"corpus={corpus!r} does not apply to a retrieval service. Fix: leave it out.")
-        open_retriever(choice, **given)
-        return choice, None, given
-    corpus = "generated" if corpus is None else str(corpus)
-    if corpus == "generated" and choice == "dense":
-        raise UsageError(
-            "The generated encyclopedia has a lexical index alone. Fix: retriever='lexical'; or write it to a folder "
-            "(aster_env.envs.wiki_qa.encyclopedia.generated_corpus), add vectors (`aster index build --kind dense`), "
-            "and pass a DenseRetriever of it as retriever."
-        )
-    if corpus != "generated":
-        open_retriever(choice, corpus=corpus, **given)
-    return choice, corpus, given

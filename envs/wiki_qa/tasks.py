@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Protocol, TypeVar
 
 from aster_env.errors import UsageError, check_name
 from aster_env.tasks import TaskSet
@@ -18,6 +19,16 @@ from .world import World, make_world
 SPLITS = ("train", "test", "unseen")
 ENOUGH = 1000
 """After so many draws in a row without a new question, there are none left."""
+
+
+class Keyed(Protocol):
+    """What has a key that is the same for every wording."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+
+
+Item = TypeVar("Item", bound=Keyed)
 
 
 def generated(
@@ -61,7 +72,9 @@ def generated(
     if not isinstance(seed, int):
         raise UsageError(f"seed={seed!r} is not allowed. Allowed: an integer.")
     world = make_world(world_seed, passages)
-    tasks = list(islice(_in_turn([_new(world, split, kind, seed) for kind in chosen]), size))
+    unseen, begun = split == "unseen", f"questions {seed}"
+    sources = [fresh(KINDS[kind](world, unseen, Draw(f"{begun} {kind}")), split) for kind in chosen]
+    tasks = list(islice(in_turn(sources), size))
     if len(tasks) < size:
         raise UsageError(
             f"size={size}, but there are {len(tasks)} questions of {', '.join(chosen)} in the split {split!r}. "
@@ -75,11 +88,16 @@ def split_of(key: str) -> str:
     return "test" if _digest(key)[0] % 8 == 0 else "train"
 
 
-def _new(world: World, split: str, kind: str, seed: int) -> Iterator[Question]:
-    """Yield the different questions of a split, until none comes any more."""
+def fresh(questions: Iterator[Item], split: str) -> Iterator[Item]:
+    """Yield the different questions of a split, until none comes any more.
+
+    Args:
+        questions: of the split's part of the world, repeated or without end.
+        split: ``"train"``, ``"test"`` or ``"unseen"``.
+    """
     seen: set[str] = set()
     idle = 0
-    for question in KINDS[kind](world, split == "unseen", Draw(f"questions {seed} {kind}")):
+    for question in questions:
         mine = split == "unseen" or split_of(question.key) == split
         if mine and question.key not in seen:
             seen.add(question.key)
@@ -89,7 +107,7 @@ def _new(world: World, split: str, kind: str, seed: int) -> Iterator[Question]:
             return
 
 
-def _in_turn(sources: Sequence[Iterator[Question]]) -> Iterator[Question]:
+def in_turn(sources: Sequence[Iterator[Item]]) -> Iterator[Item]:
     """Yield one of each source in turn; a source that ends is left out."""
     while sources:
         left = []
@@ -111,8 +129,13 @@ def _task(question: Question, world: World, split: str) -> Task:
         "split": split,
     }
     world_name = f"{VERSION}:{world.seed}:{world.passages}:"
-    name = f"{question.kind}-{_digest(world_name + question.key).hex()}"
+    name = f"{question.kind}-{key_digest(world_name + question.key)}"
     return Task(name, question.prompt, question.answers, "qa", metadata)
+
+
+def key_digest(key: str) -> str:
+    """Return what stands for a question's key in its task's id."""
+    return _digest(key).hex()
 
 
 def _digest(text: str) -> bytes:

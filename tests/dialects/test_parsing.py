@@ -193,6 +193,20 @@ def test_writing_a_call_and_reading_it_back_gives_the_same_code(name, code):
     assert parse(name, text).call.arguments["code"] == expected
 
 
+@given(
+    st.lists(
+        st.sampled_from(
+            ["</tool_call>", "<tool_call>", "<|im_end|>", "<think>", "a < b", "\\", '"', "\n", "<tool", "_call>"]
+        ),
+        max_size=6,
+    ).map("".join)
+)
+def test_hermes_writes_code_that_holds_its_own_tags(code):
+    text = make_dialect("hermes", ByteTokenizer()).call("python", {"code": code})
+    assert parse("hermes", text).call.arguments == {"code": code}
+    assert parse("hermes", text).call.problem is None
+
+
 @dialects
 @given(value=st.text(st.characters(exclude_characters="{}\\<>", exclude_categories=["Cs"]), min_size=1, max_size=30))
 def test_writing_an_answer_and_reading_it_back_gives_the_same_value(name, value):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import aster_gym
 import pytest
 import verifiers.v1 as vf
 from verifiers.v1.clients import EvalClientConfig, ModelContext
 from verifiers.v1.utils import loaders
 
-import aster_gym
 from aster_env.adapters.session import shared_session
 from tests.examples.endpoint import calls, endpoint, results, says, text
 from tests.peers.processes import descendants
@@ -22,7 +21,6 @@ from tests.peers.processes import descendants
 # Deprecations inside verifiers' own libraries.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
-ROOT = Path(__file__).parents[3]
 ENV = "ASTER/PythonMath-v0"
 KWARGS = {"task_options": {"size": 4}}
 
@@ -160,7 +158,6 @@ def test_the_command_line_runs_it(tmp_path):
         done = subprocess.run(
             [*command, *taskset, *client],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
             timeout=120,
