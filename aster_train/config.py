@@ -67,6 +67,8 @@ class GRPOSettings:
         penalties: of rewards, see ``aster_train.penalties``: ``{overlong: 4096}``.
         selection: of episodes, see ``aster_train.selection``: ``{resample: 2}``.
         curriculum: of tasks, see ``aster_train.curriculum``: ``{after: FOLDER}``.
+        modules: around the policy, see ``aster_env.modules``: ``[code_debugger, backtracker]``. What one writes under
+            another context than the episode's is not trained.
         lora: ``peft.LoraConfig``: trains adapters of the model instead of its weights; null trains these.
         train: TRL's ``GRPOConfig`` over the defaults of ``ASTER``; ``output_dir`` is required.
     """
@@ -83,6 +85,7 @@ class GRPOSettings:
     penalties: Mapping[str, Any] | None = None
     selection: Mapping[str, Any] | None = None
     curriculum: Mapping[str, Any] | None = None
+    modules: Sequence[str] = ()
     lora: Mapping[str, Any] | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
 
@@ -156,7 +159,8 @@ def build(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
     for name, value in values.items():
         check_name("configuration key", name, tuple(fields))
         declared = str(fields[name].type)
-        allowed = Mapping if "Mapping" in declared else {"int": int, "bool": bool}.get(declared, str)
+        kinds = {"int": int, "bool": bool, "Sequence[str]": list}
+        allowed = Mapping if "Mapping" in declared else kinds.get(declared, str)
         optional = "None" in declared and value is None
         fits = isinstance(value, allowed) and isinstance(value, bool) == (allowed is bool)
         if not optional and not fits:

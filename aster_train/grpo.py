@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         ahead=settings.ahead,
         patience=settings.patience,
         recipe=Recipe.read(settings.shaping, settings.penalties, settings.selection, settings.curriculum),
+        modules=settings.modules,
         peft_config=lora_config(settings.lora),
     )
     show_progress(trainer, ("accuracy", "reward", "tools/calls_mean", "entropy", "time/rollout", "time/update"))

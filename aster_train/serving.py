@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from trl.models import unwrap_model_for_generation
 
+from aster_env.modules import with_modules
 from aster_env.rollout import Policy, RolloutRunner
 from aster_env.types import Task, Trajectory
 from aster_train.ahead import Ahead, Snapshot
@@ -32,6 +33,7 @@ class Serving:
     use_vllm: bool
     vllm_generation: Any
     policy: Policy
+    _modules: tuple[str, ...]
     _runners: dict[str, RolloutRunner]
     _sampler: TaskSampler | None = None
     _ledger: Ledger
@@ -115,7 +117,7 @@ class Serving:
 
         def run() -> list[Trajectory]:
             with self._sampling():
-                return runner.run(self.policy, chosen, seed)
+                return runner.run(self._player(runner), chosen, seed)
 
         self._ahead.start(asked, run)
 
@@ -127,6 +129,10 @@ class Serving:
         if self._snapshot:
             self._snapshot.renew()
             cast(HFPolicy, self.policy).reset()
+
+    def _player(self, runner: RolloutRunner) -> Policy:
+        """Return the policy, with the modules that were asked for around it."""
+        return with_modules(self.policy, self._modules, runner.envs[0].dialect)
 
     def _clocks(self, runner: RolloutRunner) -> Any:
         """Return, in seconds: the time, how long the policy's engine has worked, how long its loop has waited."""

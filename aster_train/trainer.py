@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
+from aster_env.modules import check_modules
 from aster_env.rollout import Policy, RolloutRunner
 from aster_env.tokenizers import as_tokenizer
 from aster_env.types import Trajectory
@@ -63,6 +64,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         ahead: play the next batch while the model is updated on this one; see ``aster_train.ahead``.
         patience: seconds for which a batch is tried again of which not one episode could be played.
         recipe: what is added to plain GRPO in training; see ``aster_train.recipe``.
+        modules: names of ``aster_env.modules``, around the policy in training and evaluation.
         **kwargs: see ``trl.GRPOTrainer``: ``callbacks``, ``optimizers``, ``peft_config``.
 
     Raises:
@@ -84,10 +86,11 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         ahead: bool = False,
         patience: float = 120,
         recipe: Recipe | None = None,
+        modules: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         check_arguments(args, policy, policy_kwargs or {})
-        self._recipe = recipe or Recipe()
+        self._recipe, self._modules = recipe or Recipe(), check_modules(modules)
         self._recipe.check(args)
         if ahead:
             check_ahead(args, own_policy=policy is not None)
@@ -99,8 +102,6 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
         if eval_env_kwargs is not None:
             self._runners["eval"] = runner(env_kwargs={**settings, **eval_env_kwargs})
         self._trajectories, self._played = list[Trajectory](), list[Trajectory]()
-        self._chosen: dict[str, float] = {}
-        self._evaluated: list[dict[str, float]] = []
         try:
             datasets = self._check_runners(args, None if policy else options)
             super().__init__(
@@ -123,6 +124,8 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
 
     def _keep_books(self, args: GRPOConfig) -> None:
         """Set up what a run is written to and watched by."""
+        self._chosen: dict[str, float] = {}
+        self._evaluated: list[dict[str, float]] = []
         self._files = EpisodeFiles(args.output_dir, self.accelerator.process_index, self.accelerator.num_processes)
         self._ledger = Ledger(self._metrics["train"])
         self._stopping = Stopping(updates_a_batch(args), self._give_up)
@@ -245,7 +248,7 @@ class AsterGRPOTrainer(Serving, WholeCheckpoints, Timed, GRPOTrainer):
             with self._serving():
                 if self._stopping.requested():
                     raise asyncio.CancelledError
-                return runner.run(self.policy, tasks, seed)
+                return runner.run(self._player(runner), tasks, seed)
 
         started = self._clocks(runner)
         self._trajectories = play(once, self._stopping, self._patience, self.accelerator.print)

@@ -17,7 +17,7 @@ KEYS = {
     "WANDB_API_KEY": "reports to Weights & Biases",
     "TAVILY_API_KEY": "web search with Tavily",
     "SERPER_API_KEY": "web search with Serper",
-    "BING_SEARCH_KEY": "web search with Bing",
+    "BRAVE_API_KEY": "web search with Brave",
 }
 """Environment variables with a secret, and what needs it."""
 BASES = ("OPENAI_BASE_URL", "OPENAI_API_BASE")

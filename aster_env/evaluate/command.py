@@ -18,6 +18,7 @@ from aster_env.errors import UnknownNameError, UsageError
 from aster_env.evaluate.policies import Sampling, read_spec
 from aster_env.evaluate.records import MANIFEST, read_run
 from aster_env.evaluate.settings import PROTOCOLS, EvalSettings, apply_protocol, folder_name
+from aster_env.modules import MODULES
 
 POLICY = ("model", "url", "key_variable", "tokenizer")
 SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task-ids", nargs="+", metavar="ID", help="these tasks alone")
     add("--env-kwargs", type=_json, metavar="JSON", help='of the environment, such as {"dialect": "tags"}')
     add("--k", type=int, help="samples a task (1)")
+    add("--modules", nargs="+", metavar="MODULE", help=f"around the policy: {', '.join(MODULES)}")
     add = parser.add_argument_group("budgets").add_argument
     add("--max-tokens", type=int, help="of an episode: prompt, turns and observations (32768)")
     add("--max-tool-calls", type=int, help="of an episode, over all tools (50)")
@@ -109,7 +111,7 @@ def read_settings(environment: str, given: Mapping[str, Any]) -> EvalSettings:
     policy = {name: values.pop(name) for name in POLICY if name in values}
     spec = read_spec(values.pop("policy"), **policy, options=values.pop("policy_options", {}))
     sampling = Sampling(**{name: values.pop(name) for name in SAMPLING if name in values})
-    for name in ("tasks", "task_ids", "budgets"):
+    for name in ("tasks", "task_ids", "budgets", "modules"):
         values[name] = tuple(values.get(name, ()))
     return EvalSettings(policy=spec, sampling=sampling, **values)
 

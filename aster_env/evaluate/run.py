@@ -25,6 +25,7 @@ from aster_env.evaluate.records import (
 )
 from aster_env.evaluate.settings import EvalSettings, folder_name, sample_seed
 from aster_env.making import make_envs
+from aster_env.modules import with_modules
 from aster_env.rollout import Policy, play
 from aster_env.tasks import TaskSet, share_tasks
 from aster_env.types import StopReason, Task, Trajectory
@@ -193,7 +194,7 @@ async def _play_all(
 
     async def work(env: ToolEnv) -> None:
         for task, number in queue:
-            sample = await _play_sample(env, opened.policy, task, number, settings)
+            sample = await _play_sample(env, policy, task, number, settings)
             await writer.append(sample)
             progress.add(sample)
             failures.count(sample)
@@ -202,6 +203,7 @@ async def _play_all(
     try:
         await envs[0].acheck_tasks(job.tasks)
         opened.attach(envs[0].dialect)
+        policy = with_modules(opened.policy, settings.modules, envs[0].dialect)
         workers = [asyncio.create_task(work(env)) for env in envs]
         await asyncio.gather(*workers)
     finally:

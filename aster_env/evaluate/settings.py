@@ -11,6 +11,7 @@ from typing import Any
 
 from aster_env.errors import UsageError, check_name
 from aster_env.evaluate.policies import PolicySpec, Sampling
+from aster_env.modules import check_modules
 
 RESERVED = {
     "tasks": "--tasks",
@@ -24,6 +25,9 @@ RESERVED = {
 }
 """Arguments of an environment that `aster eval` gives itself, and the option that sets each."""
 
+_MATH = ("gsm8k", "math500", "aime24", "aime25")
+_QUESTIONS = ("hotpotqa", "2wikimultihopqa", "bamboogle", "musique")
+
 PROTOCOLS: dict[str, dict[str, Any]] = {
     # ASTER's evaluation: arXiv 2602.01204. One run at 90K gives the accuracy at 30K too.
     "aster": {
@@ -35,20 +39,21 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "max_tool_calls": 50,
         "tasks": {"ASTER/PythonMath-v0": ("aime24", "aime25", "hmmt25", "beyond_aime")},
     },
-    # Tool-Star's: arXiv 2505.16410. It allows three Python and three search calls; limits here are over all tools, so
-    # six in all, whichever they are.
+    # Tool-Star's: arXiv 2505.16410: three Python and three search calls.
     "tool-star": {
         "k": 1,
         "temperature": 0.0,
         "top_p": 1.0,
         "max_tool_calls": 6,
-        "tasks": {
-            "ASTER/PythonMath-v0": ("gsm8k", "math500", "aime24", "aime25"),
-            "ASTER/WikiQA-v0": ("hotpotqa", "2wikimultihopqa", "bamboogle", "musique"),
-        },
+        "tasks": {"ASTER/MultiTool-v0": (*_MATH, *_QUESTIONS)},
         "env_kwargs": {
-            "ASTER/PythonMath-v0": {"dialect": "tags", "timeout": 5.0, "max_output": 400},
-            "ASTER/WikiQA-v0": {"dialect": "tags", "reward": "f1"},
+            "ASTER/MultiTool-v0": {
+                "dialect": "tags",
+                "reward": "f1",
+                "timeout": 5.0,
+                "max_output": {"python": 400},
+                "tool_limits": {"python": 3, "search": 3},
+            },
         },
     },
 }
@@ -76,6 +81,7 @@ class EvalSettings:
         concurrency: episodes that live at once.
         attempts: how often a sample is played before it counts as failed.
         protocol: the preset that the settings began with, if any.
+        modules: around the policy, by name; see ``aster_env.modules``.
 
     Raises:
         UsageError: a value is not allowed.
@@ -96,6 +102,7 @@ class EvalSettings:
     concurrency: int = 16
     attempts: int = 3
     protocol: str = ""
+    modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         bounds = (("k", 1), ("concurrency", 1), ("attempts", 1), ("max_tool_calls", 0), ("limit", 1))
@@ -103,6 +110,7 @@ class EvalSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UsageError(f"{name}={value!r} is not allowed. Allowed: a whole number of at least {least}.")
+        check_modules(self.modules)
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(f"max_seconds={self.max_seconds!r} is not allowed. Allowed: more than 0; or leave it out.")
         for budget in self.budgets:
@@ -133,6 +141,7 @@ class EvalSettings:
             "task_ids": list(self.task_ids),
             "budgets": list(self.budgets),
             "protocol": self.protocol,
+            **({"modules": list(self.modules)} if self.modules else {}),
         }
         return row
 

@@ -46,11 +46,16 @@ def with_modules(policy: Policy, names: Sequence[str], dialect: Dialect, helper:
     Raises:
         UsageError: a name is unknown or comes twice.
     """
-    if len(set(names)) < len(names):
-        raise UsageError(f"modules={list(names)!r} is not allowed. Allowed: each of {', '.join(MODULES)} once.")
-    for name in reversed(names):
-        policy = MODULES[check_name("module", name, MODULES)](policy, dialect, helper)
+    for name in reversed(check_modules(names)):
+        policy = MODULES[name](policy, dialect, helper)
     return policy
 
 
-__all__ = ["MODULES", "Backtracker", "ChainRefiner", "CodeDebugger", "Module", "with_modules"]
+def check_modules(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of modules; raise ``UsageError`` where one is unknown or comes twice."""
+    if isinstance(names, str) or len(set(names)) < len(names):
+        raise UsageError(f"modules={names!r} is not allowed. Allowed: a list of {', '.join(MODULES)}, each once.")
+    return tuple(check_name("module", name, MODULES) for name in names)
+
+
+__all__ = ["MODULES", "Backtracker", "ChainRefiner", "CodeDebugger", "Module", "check_modules", "with_modules"]

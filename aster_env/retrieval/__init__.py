@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import Any
 
-from aster_env.errors import check_name
+from aster_env.errors import UsageError, check_name
 from aster_env.retrieval.base import Passage, Retriever
 from aster_env.retrieval.corpus import Corpus, CorpusInfo, write_corpus
 
@@ -31,12 +31,16 @@ def open_retriever(name: str = "lexical", **options: Any) -> Retriever:
 
     Raises:
         UnknownNameError: there is no such retriever, or it has no such option.
-        UsageError: an option's value is not allowed.
+        UsageError: an option's value is not allowed, or one is lacking.
         MissingExtraError: a library that it needs is not installed.
     """
     module, _, attribute = RETRIEVERS[check_name("retriever", name, RETRIEVERS)].partition(":")
     made = getattr(importlib.import_module(module), attribute)
+    known = inspect.signature(made).parameters
     for option in options:
-        check_name(f"option of the retriever {name!r}", option, inspect.signature(made).parameters)
+        check_name(f"option of the retriever {name!r}", option, known)
+    lacking = [option for option, of in known.items() if of.default is of.empty and option not in options]
+    if lacking:
+        raise UsageError(f"The retriever {name!r} lacks {lacking[0]!r}. Fix: {lacking[0]}=….")
     retriever: Retriever = made(**options)
     return retriever

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 from aster_env.errors import check_name
 from aster_env.rewards.base import Reward
+from aster_env.rewards.math import MathReward
+from aster_env.rewards.qa import QAReward
 from aster_env.types import RewardResult, Task, Trajectory
 
 
@@ -36,3 +38,8 @@ class KindReward:
         async with contextlib.AsyncExitStack() as ending:
             for reward in self.rewards.values():
                 ending.push_async_callback(reward.close)
+
+
+def by_kind(questions: str) -> Reward:
+    """Return the reward that judges mathematics by equivalence, and questions by ``"em"`` or ``"f1"``."""
+    return KindReward({"math": MathReward(), "qa": QAReward(questions)})

@@ -17,9 +17,7 @@ from aster_env.presets import Fields
 from aster_env.retrieval import Retriever
 from aster_env.rewards.base import Reward
 from aster_env.rewards.choose import check_require_tool, choose_reward, refuse_untried
-from aster_env.rewards.kinds import KindReward
-from aster_env.rewards.math import MathReward
-from aster_env.rewards.qa import QAReward
+from aster_env.rewards.kinds import by_kind
 from aster_env.rewards.toolstar import ToolStarReward
 from aster_env.tasks import TaskSet, load_tasks
 from aster_env.tools.base import Tool
@@ -28,12 +26,6 @@ from aster_env.vector import ToolVectorEnv, make_vector_env
 
 from .tasks import GENERATORS, MIX
 from .toolbox import Toolbox
-
-
-def by_kind(questions: str) -> Reward:
-    """Return the reward that judges mathematics by equivalence, and questions by ``"em"`` or ``"f1"``."""
-    return KindReward({"math": MathReward(), "qa": QAReward(questions)})
-
 
 REWARDS: Mapping[str, Callable[[], Reward]] = {
     "em": functools.partial(by_kind, "em"),
@@ -72,7 +64,8 @@ class MultiToolEnv(ToolEnv):
         site: of the generated site, with the tool ``visit`` alone: ``seed``, ``size`` (about how many pages).
         timeout: seconds that a call of ``python`` may take; see ``PythonMathEnv``, as ``pool``, ``pool_options`` and
             ``allow_unsandboxed``.
-        max_output: characters of a result that the model is shown.
+        max_output: characters of a result that the model is shown: of every tool, or ``{"python": 400}``, the others'
+            being 8192.
         max_tool_calls: calls an episode may make, of all tools together; the one after them ends it.
         tool_limits: calls of one tool, by its name: ``{"python": 3, "search": 3}``. One beyond is refused, as a call
             that cannot be executed is, and the model told so: it may still use the other tools, or answer.
@@ -110,7 +103,7 @@ class MultiToolEnv(ToolEnv):
         pool: str | KernelPool = "zygote",
         pool_options: Mapping[str, Any] | None = None,
         allow_unsandboxed: bool = False,
-        max_output: int = 8192,
+        max_output: int | Mapping[str, int] = 8192,
         max_tool_calls: int = 50,
         tool_limits: Mapping[str, int] | None = None,
         max_tokens: int = 32768,

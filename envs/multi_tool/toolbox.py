@@ -9,6 +9,7 @@ from typing import Any
 from aster_env.envs.web_walker.access import Access, Web
 from aster_env.envs.web_walker.site import build_site
 from aster_env.envs.wiki_qa.library import Library
+from aster_env.errors import check_name
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool
 from aster_env.retrieval import Retriever
@@ -28,7 +29,7 @@ class Toolbox:
         library: what ``search`` searches.
         pool: a KernelPool or a pool's name, and its options; see ``read_pool``.
         timeout: seconds that a call of ``python`` may take.
-        max_output: characters of a result.
+        max_output: characters of a result: of every tool, or by tool, the others having 8192.
         top_n: passages a query.
         max_queries: queries a call.
 
@@ -42,14 +43,15 @@ class Toolbox:
         library: Library,
         pool: tuple[str | KernelPool, Mapping[str, Any]],
         timeout: float,
-        max_output: int,
+        max_output: int | Mapping[str, int],
         top_n: int,
         max_queries: int,
     ) -> None:
-        check_call_limits(timeout, max_output)
-        check_search_limits(top_n, max_output, max_queries)
+        self._most = _read_output(max_output, names)
+        check_call_limits(timeout, self._most["python"])
+        check_search_limits(top_n, self._most["search"], max_queries)
         self._names, self._library, self._pool = names, library, pool
-        self._timeout, self._max_output, self._search_limits = timeout, max_output, (top_n, max_output, max_queries)
+        self._timeout, self._search_limits = timeout, (top_n, self._most["search"], max_queries)
         self._access: Access | None = None
         self._leased: KernelPool | None = None
         self._retriever: Retriever | None = None
@@ -85,12 +87,12 @@ class Toolbox:
             made["search"] = SearchTool(self._retriever, *self._search_limits)
         if self._access is not None:
             self._web = web = await self._access.lease()
-            made["visit"] = BrowseTool(web.pages, web.reader, Links(), self._max_output)
+            made["visit"] = BrowseTool(web.pages, web.reader, Links(), self._most["visit"])
         if "python" in self._names:
             pool, options = self._pool
             if isinstance(pool, str):
                 pool = self._leased = lease_pool(pool, **options)
-            made["python"] = PythonTool(pool, self._timeout, self._max_output)
+            made["python"] = PythonTool(pool, self._timeout, self._most["python"])
         return [made[name] for name in self._names]
 
     async def close(self) -> None:
@@ -109,3 +111,12 @@ class Toolbox:
         """Return which corpus is searched, its licence and hash, and which site is walked."""
         about = dict(self._retriever.source) if self._retriever is not None else {}
         return about | {f"web.{name}": value for name, value in (self._web.about if self._web else {}).items()}
+
+
+def _read_output(max_output: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Return the bound of each tool's results; the tools check its size."""
+    if not isinstance(max_output, Mapping):
+        return dict.fromkeys(("python", "search", "visit"), max_output)
+    for name in max_output:
+        check_name("tool in max_output", name, names)
+    return {"python": 8192, "search": 8192, "visit": 8192, **max_output}

@@ -13,9 +13,7 @@ from aster_env.limits import Limits
 from aster_env.presets import Fields
 from aster_env.rewards.base import Reward
 from aster_env.rewards.choose import check_require_tool, choose_reward, refuse_untried
-from aster_env.rewards.kinds import KindReward
-from aster_env.rewards.math import MathReward
-from aster_env.rewards.qa import QAReward
+from aster_env.rewards.kinds import by_kind
 from aster_env.rewards.toolstar import ToolStarReward
 from aster_env.tasks import TaskSet, load_tasks
 from aster_env.tools.base import Tool
@@ -28,12 +26,6 @@ from aster_env.web.providers import Provider
 from .access import Access, Web, check_provider
 from .site import Site, build_site
 from .tasks import GENERATORS
-
-
-def by_kind(questions: str) -> Reward:
-    """Return the reward that judges numbers as mathematics, and questions by ``"em"`` or ``"f1"``."""
-    return KindReward({"math": MathReward(), "qa": QAReward(questions)})
-
 
 REWARDS: Mapping[str, Callable[[], Reward]] = {
     "em": functools.partial(by_kind, "em"),

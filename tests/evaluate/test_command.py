@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from aster_env.cli import main
+from aster_env.errors import UnknownNameError
 from aster_env.evaluate.command import read_settings
 from aster_env.evaluate.records import SAMPLES, read_run
+from aster_env.making import make_envs
 from tests.evaluate.agents import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]
@@ -116,13 +118,20 @@ def test_asters_protocol_is_as_published():
     assert found.tasks == ("aime24", "aime25", "hmmt25", "beyond_aime")
 
 
-def test_tool_stars_protocol_is_as_published_but_for_its_limits_by_tool():
-    math = read_settings("ASTER/PythonMath-v0", {**MATH, "protocol": "tool-star"})
-    asked = read_settings("ASTER/WikiQA-v0", {**MATH, "protocol": "tool-star", "env_kwargs": {"corpus": "c"}})
-    assert (math.k, math.sampling.temperature, math.max_tool_calls) == (1, 0.0, 6)
-    assert math.env_kwargs == {"dialect": "tags", "timeout": 5.0, "max_output": 400}
-    assert asked.env_kwargs == {"dialect": "tags", "reward": "f1", "corpus": "c"}
-    assert asked.tasks == ("hotpotqa", "2wikimultihopqa", "bamboogle", "musique")
+def test_tool_stars_protocol_is_as_published_and_its_environment_takes_it():
+    found = read_settings("ASTER/MultiTool-v0", {**MATH, "protocol": "tool-star", "modules": ["backtracker"]})
+    assert (found.k, found.sampling.temperature, found.max_tool_calls) == (1, 0.0, 6)
+    assert found.env_kwargs["tool_limits"] == {"python": 3, "search": 3}
+    assert found.modules == ("backtracker",)
+    assert found.tasks[:4] == ("gsm8k", "math500", "aime24", "aime25")
+    assert found.tasks[4:] == ("hotpotqa", "2wikimultihopqa", "bamboogle", "musique")
+    (env,) = make_envs("ASTER/MultiTool-v0", 1, {**found.env_kwargs, "world": {"passages": 300}})
+    assert env.limits.tool_limits == {"python": 3, "search": 3}
+
+
+def test_an_unknown_module_is_refused_by_its_name():
+    with pytest.raises(UnknownNameError, match="Did you mean 'backtracker'"):
+        read_settings("ASTER/MultiTool-v0", {**MATH, "modules": ["backtraker"]})
 
 
 def test_what_is_given_goes_over_the_protocol():

@@ -249,3 +249,8 @@ def test_a_wrong_option_is_refused_before_anything_is_opened(options, said):
 def test_a_number_of_passages_that_no_service_gives_is_refused(n):
     with pytest.raises(UsageError, match="1 to 1000"):
         search("http://127.0.0.1:1", n=n)
+
+
+def test_a_retriever_that_lacks_what_it_needs_says_so():
+    with pytest.raises(UsageError, match="'http' lacks 'url'"):
+        open_retriever("http")

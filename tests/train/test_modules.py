@@ -90,3 +90,13 @@ def test_what_a_debugger_wrote_is_masked_in_the_row():
         : sum(len(t.ids) for t in trajectory.turns[2:5])
     ]
     check(row)
+
+
+def test_a_configuration_names_modules(tmp_path):
+    from trl import GRPOConfig
+
+    from aster_train.config import GRPOSettings, read_settings
+
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model: embedded\nmodules: [backtracker]\ntrain: {{output_dir: {tmp_path}}}\n")
+    assert list(read_settings(GRPOSettings, ["--config", str(file)], "", GRPOConfig).modules) == ["backtracker"]

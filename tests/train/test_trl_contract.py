@@ -53,6 +53,7 @@ def make_trainer(
     patience=0,
     recipe=None,
     ahead=False,
+    modules=(),
     **train,
 ):
     from transformers import AutoTokenizer
@@ -76,7 +77,7 @@ def make_trainer(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     options = {"env_kwargs": kwargs, "policy": policy, "max_concurrent": max_concurrent}
     options |= {"policy_kwargs": policy_kwargs, "eval_env_kwargs": eval_env_kwargs, "patience": patience}
-    options |= {"recipe": recipe, "ahead": ahead}
+    options |= {"recipe": recipe, "ahead": ahead, "modules": modules}
     return AsterGRPOTrainer(folder, args, tokenizer, env="ASTER/PythonMath-v0", **options)
 
 
@@ -129,6 +130,28 @@ def test_each_task_is_played_as_a_group_and_the_advantages_are_ours(trainer, mon
     ):
         assert row[mask.bool()].tolist() == ids == given.ids[len(given.prompt_ids) :]
     assert torch.equal(output["tool_mask"].bool() & output["completion_mask"].bool(), output["completion_mask"].bool())
+
+
+def test_modules_go_around_the_policy_that_plays(trainer):
+    class CallsFirst(Guesser):
+        async def generate(self, request):
+            if len(request.turns) > 1:
+                return await super().generate(request)
+            text = 'One.\nTwo.\n<tool_call>\n{"name": "python", "arguments": {"code": "1 / 0"}}\n</tool_call>'
+            return Completion(ids := tuple(self.tokenizer.encode(text)), tuple(-1.0 for _ in ids))
+
+    trainer = trainer(modules=("backtracker",), env_kwargs={"max_tokens": 1000})
+    tasks = trainer._runners["train"].envs[0].tasks
+    trainer.policy = CallsFirst(trainer._runners["train"].envs[0].tokenizer, {t.prompt: t.answers[0] for t in tasks})
+    trainer.model.train()
+    trainer._rollout([tasks[0].id] * 4)
+    assert [t.usage["backtracker"] for t in trainer._trajectories] == [1] * 4
+    assert {t.tool_calls for t in trainer._trajectories} == {1}, "what was taken back stays counted"
+
+
+def test_modules_by_wrong_names_are_refused_before_a_model_is_loaded(tmp_path):
+    with pytest.raises(UsageError, match="backtracker"):
+        make_trainer(tmp_path, modules=("backtraker",))
 
 
 def test_what_a_rollout_returns_besides_reaches_the_rows_and_the_rewards(trainer, monkeypatch):
