@@ -82,3 +82,20 @@ def test_what_the_search_lesson_learned_is_what_was_kept():
             assert f"from {before:.1%} to {after:.1%}".replace("%", " %") in " ".join(README.split())
         assert all(score["accuracy"] == 0 for score in kept["controls"].values())
         assert 7.5 <= sum(kept["seconds"].values()) / 60 < 9.5
+
+
+def test_the_agents_lines_play_an_episode():
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "ToolSession(" in block)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "0.0", done.stderr
+
+
+def test_every_aster_command_it_shows_has_such_options(capsys):
+    from aster_env.cli import _parser
+
+    shown = [line.split("#")[0].split() for line in README.splitlines() if line.startswith("aster ")]
+    assert len(shown) > 12
+    for command in shown:
+        if command[1] in ("bench",) or command[-1] == "\\":
+            continue
+        _parser().parse_args(command[1:])
