@@ -109,6 +109,7 @@ format: $(STAMP)  ## rewrite the sources in the house's format
 bench: $(STAMP)  ## run every benchmark; each prints a table and writes JSON
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
 	@$(BIN)/python -m benchmarks.kernels
+	@$(BIN)/python -m benchmarks.web
 
 clean:  ## remove caches and build leftovers; .venv and runs/ stay
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* coverage.xml

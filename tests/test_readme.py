@@ -99,3 +99,14 @@ def test_every_aster_command_it_shows_has_such_options(capsys):
         if command[1] in ("bench",) or command[-1] == "\\":
             continue
         _parser().parse_args(command[1:])
+
+
+def test_the_numbers_of_load_and_web_are_those_that_were_kept():
+    from benchmarks.load import report as load
+    from benchmarks.web import report as web
+
+    kept = json.loads((ROOT / "benchmarks" / "results" / "load.json").read_text(encoding="utf-8"))
+    assert load.goals_table(load.judge(kept)) in README
+    assert load.times_table(kept["load"]) in README
+    kept = json.loads((ROOT / "benchmarks" / "results" / "web.json").read_text(encoding="utf-8"))
+    assert web.goals_table(web.judge(kept)) in README

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from aster_env.listening import is_loopback
 from aster_env.serve.sessions import CONNECTION, Connection
 
 Message = MutableMapping[str, Any]
@@ -160,16 +160,6 @@ class Guard:
             await asyncio.gather(reading, return_exceptions=True)
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _name(host: str) -> str:
     """Return a Host header without its port and brackets."""
     if host.startswith("["):
@@ -190,18 +180,22 @@ def _bounded(send: Send) -> Send:
 
 
 async def _read(scope: Any, receive: Receive) -> bytes | None:
-    """Return a request's body; None if it is too long."""
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > MAX_BODY:
-        return None
-    body = bytearray()
+    """Return a request's body; None if it is too long.
+
+    Some of what is too long is taken nevertheless: a client that is refused while it sends may not see why.
+    """
+    declared = dict(scope["headers"]).get(b"content-length", b"0")
+    body, size = bytearray(), 0
+    too_long = declared.isdigit() and int(declared[:20]) > MAX_BODY
     while True:
         message = await receive()
-        body += message.get("body", b"")
-        if len(body) > MAX_BODY:
-            return None
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return bytes(body)
+        part = message.get("body", b"")
+        size += len(part)
+        too_long = too_long or size > MAX_BODY
+        if not too_long:
+            body += part
+        if message["type"] == "http.disconnect" or not message.get("more_body") or size > 8 * MAX_BODY:
+            return None if too_long else bytes(body)
 
 
 async def _refuse(scope: Any, receive: Receive, send: Send, status: int, text: str) -> None:

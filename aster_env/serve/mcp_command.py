@@ -13,15 +13,16 @@ from typing import Any
 
 from aster_env.errors import MissingExtraError, UsageError, check_name
 from aster_env.kernels import open_pool
+from aster_env.listening import announce, check_reach, listen, read_token, serve
 from aster_env.retrieval import RETRIEVERS, Retriever, open_retriever
-from aster_env.retrieval.server.command import listen
 from aster_env.tools.python import check_call_limits
+from aster_env.web import Extractor, Fetcher
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `aster serve mcp`."""
     add = parser.add_argument
-    add("--tools", metavar="NAMES", help="python, search (default: python; and search, where there is a corpus)")
+    add("--tools", metavar="NAMES", help="python, search, visit (default: python; and search, with a corpus)")
     add("--transport", default="stdio", help="stdio (default): one session, of the host that starts this; or http")
     add("--corpus", metavar="FOLDER", help="what search finds: a corpus' folder (see `aster corpus build`)")
     add("--retriever", default="lexical", help="lexical (default), dense, or http for a service (--url)")
@@ -48,42 +49,24 @@ def run(options: argparse.Namespace) -> int:
     pool = open_pool("zygote", isolation=options.isolation, memory=options.memory, spares=0)
     try:
         from aster_env.serve import mcp_server
-        from aster_env.serve.mcp_http import application, is_loopback, serve
+        from aster_env.serve.mcp_http import STOPPING, application
     except ImportError as error:
         raise MissingExtraError(error.name or "mcp", "mcp", "`aster serve mcp`") from error
-    names = options.tools.split(",") if options.tools else ["python", *(["search"] if retriever else [])]
-    sources = mcp_server.Sources(pool, retriever, options.timeout, options.max_output)
-    tools = mcp_server.ToolServer([name.strip() for name in names], sources, whole=transport == "stdio")
+    given = options.tools.split(",") if options.tools else ["python", *(["search"] if retriever else [])]
+    names = [name.strip() for name in given]
+    # Public pages alone, whoever asks: a host's model could else reach what only this machine can.
+    web = (Fetcher(), Extractor()) if "visit" in names else (None, None)
+    sources = mcp_server.Sources(pool, retriever, options.timeout, options.max_output, *web)
+    tools = mcp_server.ToolServer(names, sources, whole=transport == "stdio")
     # Standard output is the protocol's, and what goes wrong on a connection is told on it.
     logging.getLogger("mcp").setLevel(logging.CRITICAL)
     if transport == "stdio":
         return asyncio.run(_stdio(tools.server()))
     with contextlib.closing(listen(options.host, options.port)) as listener:
-        loopback = is_loopback(listener)
-        if not loopback and token is None:
-            raise UsageError(
-                f"--host={options.host!r} lets other machines run code here, and asks for no token. "
-                "Fix: --token-variable NAME, the name of an environment variable that holds one."
-            )
+        loopback = check_reach(listener, token)
         app = application(tools.server(), loopback, token, options.max_sessions, options.idle_seconds)
-        return asyncio.run(serve(app, listener))
-
-
-def read_token(variable: str | None) -> str | None:
-    """Return the token that an environment variable holds, or None where none is named.
-
-    Raises:
-        UsageError: the variable is not set, or what it holds cannot be sent as a token.
-    """
-    if variable is None:
-        return None
-    token = os.environ.get(variable, "")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(
-            f"--token-variable={variable!r}: this environment variable holds no token. Fix: set it to a secret of "
-            "printable ASCII characters without spaces."
-        )
-    return token
+        asyncio.run(serve(app, listener, lambda: announce(listener, "/mcp"), graceful=STOPPING))
+        return 0
 
 
 async def _stdio(server: Any) -> int:

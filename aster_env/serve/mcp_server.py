@@ -32,9 +32,12 @@ from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.kernels.base import KernelPool
 from aster_env.retrieval.base import Retriever
 from aster_env.tools.base import Tool, check_call, find_tool, run_call
+from aster_env.tools.browse import BrowseTool
+from aster_env.tools.links import Links
 from aster_env.tools.python import PythonTool
 from aster_env.tools.search import SearchTool
 from aster_env.types import ToolCall, ToolResult
+from aster_env.web import Extractor, Source
 
 HANG_SECONDS = 900.0
 """Seconds after which a call counts as one that never comes back."""
@@ -51,12 +54,16 @@ class Sources:
         retriever: where passages come from; None where nothing is searched.
         timeout: seconds a call of ``python`` may take.
         max_output: characters of a result.
+        pages: where pages come from; None where nothing is visited.
+        reader: makes them to text.
     """
 
     pool: KernelPool
     retriever: Retriever | None = None
     timeout: float = 30.0
     max_output: int = 8192
+    pages: Source | None = None
+    reader: Extractor | None = None
 
 
 def _python(sources: Sources) -> Tool:
@@ -69,7 +76,13 @@ def _search(sources: Sources) -> Tool:
     return SearchTool(sources.retriever, max_output=sources.max_output)
 
 
-TOOLS: Mapping[str, Callable[[Sources], Tool]] = {"python": _python, "search": _search}
+def _visit(sources: Sources) -> Tool:
+    if sources.pages is None or sources.reader is None:
+        raise UsageError("The tool 'visit' has no web. Fix: give Sources pages and a reader.")
+    return BrowseTool(sources.pages, sources.reader, Links(), sources.max_output)
+
+
+TOOLS: Mapping[str, Callable[[Sources], Tool]] = {"python": _python, "search": _search, "visit": _visit}
 """What can be served, by name."""
 
 
@@ -137,7 +150,7 @@ class ToolServer:
         self._whole = self._open() if whole else None
 
     def server(self) -> Server[Any]:
-        """Return the server; its lifespan closes the sessions' pool and the retriever."""
+        """Return the server; its lifespan closes what the sessions share."""
         try:
             version = metadata.version("aster-gym")
         except metadata.PackageNotFoundError:
@@ -153,8 +166,9 @@ class ToolServer:
     async def _lifespan(self, _: Server[Any]) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(self._sources.pool.close)
-            if self._sources.retriever is not None:
-                ending.push_async_callback(self._sources.retriever.close)
+            for source in (self._sources.retriever, self._sources.pages, self._sources.reader):
+                if source is not None:
+                    ending.push_async_callback(source.close)
             if self._whole is not None:
                 ending.push_async_callback(self._whole.close)
             yield

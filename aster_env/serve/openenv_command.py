@@ -5,26 +5,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import json
-import os
-import signal
 import socket
-import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aster_env.errors import MissingExtraError, UsageError
-from aster_env.retrieval.server.command import listen
+from aster_env.listening import announce, check_reach, listen, read_token, serve
 from aster_env.serve.guard import MAX_BODY
 
 STOPPING = 10
 """Seconds that requests under way have after SIGTERM."""
-BEGINNING = 15.0
-"""Seconds that a connection may be without a whole request."""
-STUCK = 60
-"""Seconds that a connection may leave what was sent unacknowledged, or its window closed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
         raise MissingExtraError(error.name or "openenv", "openenv", "`aster serve openenv`") from error
     token = read_token(options.token_variable)
     with contextlib.closing(listen(options.host, options.port)) as listener:
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STUCK * 1000)
-        address = ipaddress.ip_address(listener.getsockname()[0])
+        loopback = check_reach(listener, token)
         service = Service(
             options.env_id,
             read_arguments(options.env_kwargs),
@@ -66,11 +56,10 @@ def run(options: argparse.Namespace) -> int:
             per_client=options.per_client,
             idle_seconds=options.idle_seconds,
             token=token,
-            loopback=address.is_loopback,
+            loopback=loopback,
         )
-        if not address.is_loopback and token is None:
-            sys.stderr.write("aster: whoever can reach this address can run code here. Fix: --token-variable NAME\n")
-        return asyncio.run(_serve(service, listener, options.max_sessions))
+        asyncio.run(_serve(service, listener, options.max_sessions))
+        return 0
 
 
 def main(env_id: str, arguments: Sequence[str] | None = None) -> int:
@@ -79,20 +68,6 @@ def main(env_id: str, arguments: Sequence[str] | None = None) -> int:
     add_options(parser)
     parser.set_defaults(env_id=env_id, env_kwargs="{}")
     return run(parser.parse_args(arguments))
-
-
-def read_token(variable: str | None) -> str | None:
-    """Return the token in an environment variable; None where no variable is named.
-
-    Raises:
-        UsageError: the variable holds none; the text does not hold it.
-    """
-    if variable is None:
-        return None
-    token = os.environ.get(variable, "").strip()
-    if not token or not (token.isascii() and token.isprintable()) or " " in token:
-        raise UsageError(f"The environment variable {variable} holds no token. Fix: set it to one word of ASCII.")
-    return token
 
 
 def read_arguments(text: str) -> dict[str, Any]:
@@ -110,74 +85,19 @@ def read_arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-class Waiting:
-    """Finds the connections that have been waiting for a request to begin, or to be whole, for too long.
-
-    uvicorn has no such bound: half a header would hold a connection for ever.
-    """
-
-    def __init__(self) -> None:
-        self._since: dict[tuple[Any, int], float] = {}
-
-    def overdue(self, connections: Iterable[Any], now: float) -> list[Any]:
-        """Return those of a server's connections that wait since ``BEGINNING`` seconds."""
-        waiting = {}
-        for connection in connections:
-            cycle = getattr(connection, "cycle", connection)
-            if cycle is None or getattr(cycle, "response_complete", False):
-                waiting[connection, id(cycle)] = self._since.get((connection, id(cycle)), now)
-        self._since = waiting
-        return [connection for (connection, _), since in waiting.items() if now - since > BEGINNING]
-
-
-async def _serve(service: Any, listener: socket.socket, max_sessions: int) -> int:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # Its own raises SIGTERM again once all is closed: the process would end as if it had been killed.
-            yield
-
-        async def on_tick(self, counter: int) -> bool:
-            for connection in waiting.overdue(self.server_state.connections, time.monotonic()):
-                connection.transport.abort()
-            return await super().on_tick(counter)
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if not self.should_exit:
-                _announce(listener)
-
-    config = uvicorn.Config(
-        service,
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-        proxy_headers=False,  # else a client names the address that it is counted by
-        limit_concurrency=2 * max_sessions + 64,
-        timeout_graceful_shutdown=STOPPING,
-        ws_max_size=MAX_BODY,
-        ws_per_message_deflate=False,
-    )
-    server, waiting = Server(config), Waiting()
-
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+async def _serve(service: Any, listener: socket.socket, max_sessions: int) -> None:
+    # Before uvicorn, which would log what is wrong with the environment's arguments, and raise nothing.
     await service.sessions.open()
     try:
-        await server.serve(sockets=[listener])
+        await serve(
+            service,
+            listener,
+            lambda: announce(listener),
+            graceful=STOPPING,
+            proxy_headers=False,  # else a client names the address that it is counted by
+            limit_concurrency=2 * max_sessions + 64,
+            ws_max_size=MAX_BODY,
+            ws_per_message_deflate=False,
+        )
     finally:
         await service.sessions.close()
-    return 0
-
-
-def _announce(listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"Listening on http://{shown}:{port}\n")
-    sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError, check_name
 from aster_env.serve.openenv_models import AsterAction, AsterObservation, AsterState
 from aster_env.serve.sessions import Sessions, while_present
+from aster_env.tools.python import PythonTool
 from aster_env.types import StopReason, Task
 
 SPLIT = "tasks"
@@ -41,6 +42,7 @@ class AsterEnvironment(Environment[AsterAction, AsterObservation, AsterState]):
         super().__init__()
         self._sessions = sessions
         self._env: ToolEnv | None = None
+        self._tools: list[Mapping[str, Any]] = []
         self._closed = self._charged = False
         self._one = asyncio.Lock()
         self._state = AsterState()
@@ -77,10 +79,10 @@ class AsterEnvironment(Environment[AsterAction, AsterObservation, AsterState]):
         async with self._alone():
             env = self._env = self._env or await self._sessions.take()
             self._state = AsterState()
-            ids, info = await while_present(env.areset(seed=seed, options={} if task is None else {"task": task}))
+            ids, info = await while_present(_begin(env, seed, {} if task is None else {"task": task}))
             self._state = AsterState(episode_id=str(episode_id or uuid.uuid4())[:255])
-            tools = [{"type": "function", "function": dict(tool.schema)} for tool in env._tools.values()]
-            return self._observe(ids, info, tools=tools, stop_strings=list(env.stop))
+            self._tools = [tool["function"] for tool in info["tools"]]
+            return self._observe(ids, info, tools=[dict(tool) for tool in info["tools"]], stop_strings=list(env.stop))
 
     async def step_async(self, action: AsterAction, timeout_s: float | None = None, **_: Any) -> AsterObservation:
         """Play one assistant turn.
@@ -212,27 +214,35 @@ class _ToolCalls:
         return True
 
     async def list_tools(self) -> list[dict[str, Any]]:
-        env = await self._playing()
-        schemas = [tool.schema for tool in env._tools.values()]
+        await self._playing()
         return [
-            {"name": s["name"], "description": s["description"], "inputSchema": dict(s["parameters"])} for s in schemas
+            {"name": tool["name"], "description": tool["description"], "inputSchema": dict(tool["parameters"])}
+            for tool in self._environment._tools
         ]
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        env = await self._playing()
-        check_name("tool", name, env._tools)
+        await self._playing()
+        check_name("tool", name, [tool["name"] for tool in self._environment._tools])
         observation = await self._environment.step_async(AsterAction(tool=name, arguments=arguments))
         told = [message["content"] for message in observation.messages if message["role"] == "tool"]
         state = {"done": observation.done, "reward": observation.reward, "stop": observation.stop}
         return {"content": [{"type": "text", "text": "\n".join(told)}], "structuredContent": state, "isError": False}
 
-    async def _playing(self) -> ToolEnv:
+    async def _playing(self) -> None:
         if self._environment._env is None:
             await self._environment.reset_async()
-        env = self._environment._env
-        if env is None:
-            raise UsageError("The session is closed. Fix: connect again.")
-        return env
+
+
+async def _begin(env: ToolEnv, seed: int | None, options: dict[str, Any]) -> Any:
+    """Reset, and start the session that the tool would start with its first call.
+
+    What cannot be started is then told before a turn was sampled, and no step waits for a start.
+    """
+    begun = await env.areset(seed=seed, options=options)
+    for tool in env._tools.values():
+        if isinstance(tool, PythonTool):
+            await tool.start()
+    return begun
 
 
 def _written(env: ToolEnv, action: AsterAction) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
 from aster_env.making import make_envs
+from aster_env.rewards.math import MathReward
 from aster_env.tasks import TaskSet, share_tasks
 
 T = TypeVar("T")
@@ -66,6 +67,7 @@ class Sessions:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._first: ToolEnv | None = None
         self._taken: set[ToolEnv] = set()
+        self._warming: asyncio.Task[Any] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._held: collections.Counter[str] = collections.Counter()
 
@@ -104,6 +106,9 @@ class Sessions:
             await first.aclose()
             raise
         self._kwargs, self._first = share_tasks(self._kwargs, first.tasks), first
+        if isinstance(first.reward, MathReward):
+            # Else its judges would take seconds to start with the first answer, and end in every lull.
+            self._warming = asyncio.create_task(first.reward.grade(["1"], "x + 1"))
 
     async def take(self) -> ToolEnv:
         """Return a new environment; give it back with ``give_back``."""
@@ -149,6 +154,9 @@ class Sessions:
         while self._closing:
             await asyncio.gather(*self._closing, return_exceptions=True)
         first, self._first = self._first, None
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
         if first is not None:
             await first.aclose()
 

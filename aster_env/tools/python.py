@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -24,7 +23,7 @@ class PythonTool:
     time-out or the loss of the session, its last line says whether the state was kept or lost, and what to do.
 
     Args:
-        pool: where the session comes from; it is started by ``begin``, or the first call.
+        pool: where the session comes from; it is started by ``start``, or the first call.
         timeout: seconds a call may take.
         max_output: characters of a result that the model is shown.
 
@@ -54,18 +53,16 @@ class PythonTool:
         check_call_limits(timeout, max_output)
         self._pool, self._timeout, self._max_output = pool, timeout, max_output
         self._kernel: Kernel | None = None
-        self._starting: asyncio.Task[Kernel] | None = None
         self.losses = 0
 
-    def begin(self) -> None:
-        """Start the session now, in the background, instead of with the first call; harmless twice.
+    async def start(self) -> None:
+        """Start the session now instead of with the first call; harmless twice.
 
-        The first call waits for it, and is told what went wrong.
+        Raises:
+            KernelError: no session could be started.
         """
-        if self._kernel is None and self._starting is None:
-            self._starting = asyncio.create_task(self._pool.start())
-            # Else an error that nobody comes to hear, for there is no call, would be logged.
-            self._starting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if self._kernel is None:
+            self._kernel = await self._pool.start()
 
     async def __call__(self, **arguments: Any) -> ToolResult:
         """Run ``arguments["code"]``.
@@ -73,9 +70,8 @@ class PythonTool:
         Raises:
             KernelError: no session could be started or reached.
         """
-        if self._kernel is None:
-            starting, self._starting = self._starting, None
-            self._kernel = await (starting or self._pool.start())
+        await self.start()
+        assert self._kernel is not None
         cell = await self._kernel.execute(arguments["code"], timeout=self._timeout)
         self.losses = self.losses + 1 if cell.state == "lost" else 0
         shown, dropped = bound(cell_text(cell), self._max_output)
@@ -86,13 +82,7 @@ class PythonTool:
     async def reset(self) -> None:
         """End the session; the next call starts a fresh one."""
         kernel, self._kernel = self._kernel, None
-        starting, self._starting = self._starting, None
         self.losses = 0
-        if starting is not None:
-            starting.cancel()
-            await asyncio.wait({starting})
-            if not starting.cancelled() and starting.exception() is None:
-                kernel = starting.result()
         if kernel is not None:
             await kernel.close()
 

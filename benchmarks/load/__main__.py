@@ -14,7 +14,8 @@ from typing import Any
 
 from aster_env.kernels.zygote import raise_open_files
 
-from . import faults, report, run
+from . import endpoints, faults, report, run
+from .server import serving
 
 RESULTS = Path(__file__).parents[1] / "results" / "load.json"
 
@@ -39,13 +40,18 @@ def main() -> int:
 def measure(sessions: int, seconds: float, think: float) -> dict[str, Any]:
     """Return everything that was measured."""
     few = min(32, sessions)
+    with serving("--max-sessions", str(sessions + 2 * run.bad_of(sessions))) as server:
+        measured = {
+            "load": run.measure(server, sessions, seconds, think),
+            "killed_pool": faults.killed_pool(server, few),
+            "killed_server": faults.killed_server(server, few),
+        }
     results: dict[str, Any] = {
+        "command": f"python -m benchmarks.load --sessions {sessions} --seconds {seconds:g} --think {think:g}",
         "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}",
-        "load": run.measure(sessions, seconds, think),
-        "killed_server": faults.killed_server(few),
-        "killed_pool": faults.killed_pool(few),
-        "broken_judge": faults.broken_judge(),
-        "broken_policy": faults.broken_policy(),
+        **measured,
+        "broken_judge": endpoints.broken_judge(),
+        "broken_policy": endpoints.broken_policy(),
     }
     return results | {"goals": report.judge(results)}
 

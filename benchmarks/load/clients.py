@@ -30,10 +30,15 @@ class Seen:
     """What the clients of a run saw."""
 
     step: Times = field(default_factory=Times)
+    answer: Times = field(default_factory=Times)
     reset: Times = field(default_factory=Times)
     episodes: int = 0
+    inside: int = 0
+    """Sessions whose episode has begun, and will go on."""
     typed: int = 0
     """Infrastructure failures that were told as such."""
+    twice: int = 0
+    """Such failures where the reset after one failed too."""
     reconnects: int = 0
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     """Everything else that went wrong for one that behaved."""
@@ -71,15 +76,20 @@ async def behave(
     random_ = random.Random(name)
     client = GenericEnvClient(base_url=url, message_timeout_s=60, connect_timeout_s=30)
     await asyncio.sleep(random_.uniform(0, max(think, 0.01)))
+    failed = False
     try:
-        while going():
+        while going() or failed:
             try:
-                await _episode(client, name, random_, think, seen, answers)
+                result = await _reset(client, random_, seen)
+                failed = False
+                await _turns(client, result, name, random_, think, seen, answers)
                 seen.episodes += 1
             except RuntimeError as error:
                 if not any(f"Server error: {kind}: " in str(error) for kind in FAULTS):
                     raise
                 seen.typed += 1
+                seen.twice += failed
+                failed = True
             except (OSError, WebSocketException):
                 if not faults:
                     raise
@@ -92,24 +102,31 @@ async def behave(
             await client.close()
 
 
-async def _episode(
-    client: Any, name: int, random_: random.Random, think: float, seen: Seen, answers: Mapping[str, str]
-) -> None:
+async def _reset(client: Any, random_: random.Random, seen: Seen) -> Any:
     with seen.reset.one():
-        result = await client.reset(seed=random_.randrange(1 << 30))
-    task = result.observation["task_id"]
-    total = name
-    for turn in range(3):
-        await asyncio.sleep(random_.expovariate(1 / think) if think else 0)
-        code = f"total = {name}\ntotal" if turn == 0 else f"total += {turn}\ntotal"
-        total += turn
-        with seen.step.one():
-            result = await client.step({"tool": "python", "arguments": {"code": code}})
-        said = result.observation["messages"][-1]["content"]
-        if said != str(total) or result.done:
-            raise AssertionError(f"the session said {said!r:.80} where {total} was right")
+        return await client.reset(seed=random_.randrange(1 << 30))
+
+
+async def _turns(
+    client: Any, result: Any, name: int, random_: random.Random, think: float, seen: Seen, answers: Mapping[str, str]
+) -> None:
+    task, total = result.observation["task_id"], name
+    seen.inside += 1
+    try:
+        for turn in range(3):
+            await asyncio.sleep(random_.expovariate(1 / think) if think else 0)
+            code = f"total = {name}\ntotal" if turn == 0 else f"total += {turn}\ntotal"
+            total += turn
+            with seen.step.one():
+                result = await client.step({"tool": "python", "arguments": {"code": code}})
+            said = result.observation["messages"][-1]["content"]
+            if said != str(total) or result.done:
+                raise AssertionError(f"the session said {said!r:.80} where {total} was right")
+    finally:
+        seen.inside -= 1
     right = random_.random() < 0.5
-    result = await client.step({"answer": answers[task] if right else "no number at all"})
+    with seen.answer.one():
+        result = await client.step({"answer": answers[task] if right else "no number at all"})
     if not result.done or result.reward != float(right):
         raise AssertionError(f"reward {result.reward} where {float(right)} was right")
 

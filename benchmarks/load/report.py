@@ -2,82 +2,139 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Row = Mapping[str, Any]
+SIGNS: Mapping[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge}
+THREADS = 48
+"""Six of asyncio's own pool on two processors, 32 of OpenEnv's, and a few that each have one purpose."""
 
-GOALS: tuple[tuple[str, Callable[[Row], bool]], ...] = (
-    ("clients that behave see no error", lambda r: not r["load"]["errors"] and not r["load"]["infrastructure"]),
-    ("nothing is leaked", lambda r: not any(r["load"]["leaked"].values())),
-    ("memory after is no more than at most under load", lambda r: _kept(r["load"])),
-    ("the service ends with status 0", lambda r: r["load"]["exit_status"] == 0),
-    ("SIGKILL of the service leaves nothing", lambda r: not any(r["killed_server"]["left"].values())),
-    ("clients play again after its restart", lambda r: _again(r["killed_server"])),
-    ("a killed pool is told as such, and nothing else", lambda r: _told(r["killed_pool"])),
-    ("sessions go on after it", lambda r: r["killed_pool"]["episodes_after"] >= r["killed_pool"]["sessions"]),
-    ("a broken judge is told as such, in time", lambda r: all(row["right"] for row in r["broken_judge"])),
+
+def _share(rows: list[Row]) -> float:
+    return sum(row["right"] for row in rows) / len(rows)
+
+
+GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
+    (
+        "errors that clients that behave see",
+        "≤",
+        0,
+        "",
+        lambda r: sum(r["load"]["errors"].values()) + r["load"]["infrastructure"],
+    ),
+    ("a step that calls the tool, p99", "≤", 1000, "ms", lambda r: r["load"]["step_ms"]["p99"]),
+    ("a step that answers, p99", "≤", 1000, "ms", lambda r: r["load"]["answer_ms"]["p99"]),
+    ("processes, descriptors, sockets and files left after", "≤", 0, "", lambda r: sum(r["load"]["leaked"].values())),
+    ("memory, growth in the second half", "≤", 5, "%", lambda r: 100 * r["load"]["memory_growth"]),
+    ("threads, at most", "≤", THREADS, "", lambda r: r["load"]["most"]["threads"]),
+    ("exit status after SIGTERM", "≤", 0, "", lambda r: abs(r["killed_server"]["exit_status"])),
+    ("service killed: processes and files left", "≤", 0, "", lambda r: sum(r["killed_server"]["left"].values())),
+    ("service killed: sessions that connect again", "≥", 1, "×", lambda r: _back(r["killed_server"])),
+    ("service killed: errors besides lost connections", "≤", 0, "", lambda r: _errors(r["killed_server"])),
+    ("pool killed: sessions told of an infrastructure failure", "≥", 0.25, "×", lambda r: _told(r["killed_pool"])),
+    ("pool killed: results that are neither right nor told so", "≤", 0, "", lambda r: _errors(r["killed_pool"])),
+    ("pool killed: next resets that fail", "≤", 0, "", lambda r: r["killed_pool"]["failed_again"]),
+    ("pool killed: episodes after it, for each session", "≥", 1, "×", lambda r: _after(r["killed_pool"])),
+    ("a broken judge is told as such, in time", "≥", 1, "×", lambda r: _share(r["broken_judge"])),
+    ("a broken policy's episode is masked, in time", "≥", 1, "×", lambda r: _share(r["broken_policy"])),
 )
 
 
 def judge(results: Row) -> list[dict[str, Any]]:
-    """Return each goal and whether it was reached."""
-    return [{"goal": name, "reached": bool(reached(results))} for name, reached in GOALS]
+    """Return each goal with what was measured."""
+    rows = []
+    for name, sign, goal, unit, read in GOALS:
+        measured = round(read(results), 3)
+        reached = SIGNS[sign](measured, goal)
+        rows.append({"name": name, "sign": sign, "goal": goal, "unit": unit, "measured": measured, "reached": reached})
+    return rows
 
 
-def text(results: Row) -> str:
-    """Return the tables."""
-    load, server, pool = results["load"], results["killed_server"], results["killed_pool"]
-    lines = [
-        f"OpenEnv serving under load and faults ({results['machine']})",
-        "",
-        f"{load['sessions']} sessions that behave beside {load['misbehaving']} that do not, for {load['seconds']:g} s, "
-        f"{load['think_s']:g} s between turns on average",
-        *_times(load),
-        f"  episodes {load['episodes']}, of which with an error {sum(load['errors'].values())}; "
-        f"misbehaved: {_counts(load['misbehaved'])}",
-        "  held          before    most   after  leaked",
-        *(
-            f"  {name:<12}{load['before'][name]:>8}{load['most'][name]:>8}{load['after'][name]:>8}"
-            f"{load['leaked'].get(name, ''):>8}"
-            for name in load["before"]
-        ),
-        "",
-        f"Service killed under {server['sessions']} sessions: left {_counts(server['left'])}; first episode "
-        f"{server['back_s']} s after; {server['reconnects']} lost connections, {sum(server['errors'].values())} errors",
-        f"Kernel pool killed under {pool['sessions']} sessions: {pool['infrastructure']} told of an infrastructure "
-        f"failure, {sum(pool['errors'].values())} other errors; first episode {pool['back_s']} s after",
-        "",
-        "Judge's endpoint       s     the client sees",
-        *(f"  {row['endpoint']:<20}{row['seconds']:<6}{row['client_sees']}" for row in results["broken_judge"]),
-        "",
-        *(f"{'reached' if row['reached'] else 'MISSED '}  {row['goal']}" for row in results["goals"]),
-    ]
-    for part in ("load", "killed_server", "killed_pool"):
-        lines += [f"{part}: {count} × {what}" for what, count in results[part]["errors"].items()]
+def goals_table(goals: list[dict[str, Any]]) -> str:
+    """Return the goals as Markdown."""
+    lines = ["| measure | measured | goal | reached |", "|---|---:|---:|---|"]
+    for row in goals:
+        unit = f" {row['unit']}" if row["unit"] else ""
+        reached = "yes" if row["reached"] else "no"
+        lines.append(f"| {row['name']} | {row['measured']:,}{unit} | {row['sign']} {row['goal']:,}{unit} | {reached} |")
     return "\n".join(lines)
 
 
-def _times(load: Row) -> list[str]:
-    rows = [(name.removesuffix("_ms"), load[name]) for name in ("step_ms", "reset_ms")]
-    return [
-        f"  {name:<6} p50 {row['median']:.1f} ms   p99 {row['p99']:.1f} ms   most {row['max']:.1f} ms   "
-        f"{row['count']} of them"
-        for name, row in rows
+def times_table(load: Row) -> str:
+    """Return what the clients that behave waited for, as Markdown."""
+    lines = ["| of the clients that behave | p50, ms | p99, ms | most, ms | count |", "|---|---:|---:|---:|---:|"]
+    rows = {
+        "a step that calls the tool": "step_ms",
+        "a step that answers, half of them for the judges": "answer_ms",
+        "a reset, which starts a session": "reset_ms",
+    }
+    for name, key in rows.items():
+        row = load[key]
+        lines.append(f"| {name} | {row['median']:,.0f} | {row['p99']:,.0f} | {row['max']:,.0f} | {row['count']:,} |")
+    return "\n".join(lines)
+
+
+def held_table(load: Row) -> str:
+    """Return what the service held before, at half time, at most, and after, as Markdown."""
+    lines = ["| held | before | half time | most | after |", "|---|---:|---:|---:|---:|"]
+    for name in load["before"]:
+        cells = " | ".join(f"{load[when][name]:,}" for when in ("before", "half", "most", "after"))
+        lines.append(f"| {name.replace('memory_mb', 'memory, MB')} | {cells} |")
+    return "\n".join(lines)
+
+
+def endpoints_table(results: Row) -> str:
+    """Return what comes of an episode whose judge or policy fails, as Markdown."""
+    lines = ["| endpoint | judge: the client sees | after, s | policy: the episode ends | after, s |"]
+    lines.append("|---|---|---:|---|---:|")
+    for judged, played in zip(results["broken_judge"], results["broken_policy"], strict=True):
+        seen = judged["client_sees"].partition(":")[0]
+        ended = played["stop"] if played["reward"] is None else f"{played['stop']}, reward {played['reward']:g}"
+        lines.append(f"| {judged['endpoint']} | {seen} | {judged['seconds']} | {ended} | {played['seconds']} |")
+    return "\n".join(lines)
+
+
+def text(results: Row) -> str:
+    """Return the whole report as Markdown."""
+    load, server, pool = results["load"], results["killed_server"], results["killed_pool"]
+    parts = [
+        f"# OpenEnv serving under load and faults ({results['machine']})",
+        f"`{results['command']}`",
+        f"{load['sessions']} sessions that behave beside {load['misbehaving']} clients that do not, for "
+        f"{load['seconds']:g} s, {load['think_s']:g} s between turns on average; {load['episodes']:,} episodes; "
+        f"misbehaved: {_counts(load['misbehaved'])}.",
+        f"Processors used meanwhile: {_counts(load['processors'])}; load average {load['load_average']:.1f}.",
+        times_table(load),
+        held_table(load),
+        f"Service killed under {server['sessions']} sessions and started again: {server['reconnects']:,} lost or "
+        f"refused connections, the first episode {server['back_s']} s after.",
+        f"Kernel pool killed under {pool['sessions']} sessions: {pool['infrastructure']} told of an infrastructure "
+        f"failure, the first episode {pool['back_s']} s after.",
+        endpoints_table(results),
+        goals_table(results["goals"]),
     ]
+    for part in ("load", "killed_server", "killed_pool"):
+        parts += [f"{part}: {count} × {what}" for what, count in results[part]["errors"].items()]
+    return "\n\n".join(parts)
 
 
 def _counts(row: Row) -> str:
     return ", ".join(f"{name} {count}" for name, count in row.items()) or "nothing"
 
 
-def _kept(load: Row) -> bool:
-    return bool(load["after"]["memory_mb"] <= load["most"]["memory_mb"])
+def _errors(row: Row) -> int:
+    return sum(row["errors"].values())
 
 
-def _told(row: Row) -> bool:
-    return bool(row["infrastructure"] and not row["errors"])
+def _back(row: Row) -> float:
+    return float(min(row["reconnects"], row["episodes"]) / row["sessions"])
 
 
-def _again(row: Row) -> bool:
-    return bool(row["reconnects"] and not row["errors"])
+def _told(row: Row) -> float:
+    return float(row["infrastructure"] / row["sessions"])
+
+
+def _after(row: Row) -> float:
+    return float(row["episodes_after"] / row["sessions"])

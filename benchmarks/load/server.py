@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernels.measure import below, parents
+from benchmarks.kernels.measure import TICKS, below, parents
 
 RUN = (
     "import argparse, sys; from aster_env.serve import openenv_command as command; "
@@ -43,6 +43,7 @@ class Server:
         env_kwargs: Mapping[str, Any] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> None:
+        self.arguments = arguments
         self._home = tempfile.TemporaryDirectory(prefix="aster-load-")
         self.folder = Path(self._home.name)
         self.log = self.folder / "log"
@@ -57,6 +58,7 @@ class Server:
                 [sys.executable, "-c", RUN, env_id, "--port", str(port), *kwargs, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=log,
+                start_new_session=True,  # schedulers share the processors out by session: it is not the clients'
                 text=True,
                 env={**os.environ, **(variables or {}), "TMPDIR": str(self.files)},
             )
@@ -96,6 +98,14 @@ class Server:
             "files": sum(1 for _ in self.files.rglob("*")),
             "memory_mb": int(resident.split()[1]) // 1024,
         }
+
+    def cpu(self) -> dict[str, float]:
+        """Return the seconds of processors that everyone used so far: clients (this process), service, others."""
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, *interrupts = [int(word) / TICKS for word in file.readline().split()[1:8]]
+        below_ = sum(_cpu(pid, slice(11, 15)) for pid in self.below())
+        used = {"clients": time.process_time(), "service": _cpu(self.pid, slice(11, 13)), "its sessions": below_}
+        return used | {"other programs": user + nice + system + sum(interrupts[:2]) - sum(used.values())}
 
     def settled(self, most: Mapping[str, int], seconds: float = 30.0) -> dict[str, int]:
         """Return what the service holds once none of ``most`` is exceeded, or when the time is over."""
@@ -146,3 +156,11 @@ def serving(*arguments: str, **options: Any) -> Iterator[Server]:
         yield server
     finally:
         server.stop()
+
+
+def _cpu(pid: int, fields: slice) -> float:
+    """Return the seconds of a process (user, system) and of its ended children (likewise)."""
+    with contextlib.suppress(OSError):
+        row = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return sum(map(int, row[fields])) / TICKS
+    return 0.0

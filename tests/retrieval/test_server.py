@@ -16,11 +16,11 @@ import pytest
 
 from aster_env.cli import main
 from aster_env.errors import RetrieverError, UsageError
+from aster_env.listening import listen
 from aster_env.retrieval.base import Passage
 from aster_env.retrieval.corpus import CorpusInfo, write_corpus
 from aster_env.retrieval.lexical import build_lexical
 from aster_env.retrieval.server.batching import Limits
-from aster_env.retrieval.server.command import listen
 from tests.retrieval.serving import WordRetriever, connect, get, post, raw, read, served, until
 
 TOWER = {"id": "0", "contents": '"Ostrava Tower"\nThe tower of Ostrava is 85 m high.'}

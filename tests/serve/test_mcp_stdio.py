@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from mcp.client.client import Client
@@ -18,6 +20,7 @@ from aster_env.retrieval import CorpusInfo, Passage, write_corpus
 from aster_env.retrieval.lexical import build_lexical
 from aster_env.serve.mcp_server import TOOLS, WAITING, Session, Sources, ToolServer
 from aster_env.types import ToolResult
+from aster_env.web import Extractor, Fetcher
 from tests.kernels.servers import below, process, wait_until
 from tests.serve.mcp_support import command, run_code
 
@@ -181,6 +184,58 @@ def test_search_finds_passages_of_the_corpus(tmp_path):
     asyncio.run(play())
 
 
+def test_visit_shows_pages_and_the_numbers_of_their_links_are_a_sessions_own():
+    body = b"<html><title>Lakes</title><p>Mirin freezes.</p><a href='/next'>The next one</a></html>"
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404 if self.path == "/none" else 200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(body if self.path == "/" else b"<p>Ostrava is a town.</p>")
+
+        def log_message(self, *_):
+            pass
+
+    async def play(port):
+        pages = Fetcher(allow=[("127.0.0.1", port)], robots=False)
+        tools = ToolServer(["visit"], Sources(open_pool("zygote"), pages=pages, reader=Extractor(workers=1)), whole=True)
+        other = tools._open()
+        async with Client(tools.server()) as host:
+            (tool,) = (await host.list_tools()).tools
+            assert (tool.name, tool.input_schema["required"]) == ("visit", ["target"])
+            first = await host.call_tool("visit", {"target": f"http://127.0.0.1:{port}/"})
+            assert "Mirin freezes." in first.content[0].text
+            assert "[1] The next one" in first.content[0].text
+            assert "Ostrava" in (await host.call_tool("visit", {"target": 1})).content[0].text
+            assert not (await other.call("visit", {"target": 1})).ok
+            gone = await host.call_tool("visit", {"target": f"http://127.0.0.1:{port}/none"})
+            assert gone.is_error
+            assert "404" in gone.content[0].text
+            await pages.close()
+            with pytest.raises(MCPError, match="WebError: The fetcher is closed"):
+                await host.call_tool("visit", {"target": f"http://127.0.0.1:{port}/"})
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            asyncio.run(play(server.server_port))
+        finally:
+            server.shutdown()
+
+
+def test_the_command_visits_public_pages_alone():
+    async def play():
+        async with client("--tools", "python, visit") as host:
+            assert [tool.name for tool in (await host.list_tools()).tools] == ["python", "visit"]
+            for target in ("http://127.0.0.1/", "http://localhost/", "file:///etc/passwd", "http://169.254.169.254/"):
+                refused = await host.call_tool("visit", {"target": target})
+                assert refused.is_error
+                assert refused.content[0].text.startswith("Error: ")
+
+    asyncio.run(play())
+
+
 def test_a_failure_of_the_machinery_is_an_error_of_the_protocol_and_no_text():
     class Broken:
         name, aliases = "search", ()
@@ -231,5 +286,7 @@ def test_a_tool_that_is_unknown_or_has_nothing_to_work_on_is_refused_before_anyt
         ToolServer(["pyton"], sources)
     with pytest.raises(UsageError, match="--corpus FOLDER"):
         ToolServer(["search"], sources)
+    with pytest.raises(UsageError, match="give Sources pages"):
+        ToolServer(["visit"], sources)
     with pytest.raises(UsageError, match="each once"):
         ToolServer(["python", "python"], sources)

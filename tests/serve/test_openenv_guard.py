@@ -21,8 +21,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from aster_env.errors import InfrastructureError, UsageError
-from aster_env.serve import guard, openenv_command
-from aster_env.serve.guard import Guard, is_loopback
+from aster_env.listening import BEGINNING, Waiting, is_loopback
+from aster_env.serve import guard
+from aster_env.serve.guard import Guard
 from aster_env.serve.sessions import CONNECTION, ClientGoneError, ClientLimitError, Connection, Sessions, while_present
 
 ENV_ID = "ASTER/PythonMath-v0"
@@ -183,11 +184,11 @@ def test_half_a_header_is_given_up_and_a_connection_in_use_is_not(monkeypatch):
     class Upgraded:
         pass
 
-    half, busy, upgraded, waiting = Half(), Busy(), Upgraded(), openenv_command.Waiting()
+    half, busy, upgraded, waiting = Half(), Busy(), Upgraded(), Waiting()
     everyone = [half, busy, upgraded]
     assert waiting.overdue(everyone, 0.0) == []
-    assert waiting.overdue(everyone, openenv_command.BEGINNING) == []
-    assert waiting.overdue(everyone, openenv_command.BEGINNING + 1) == [half]
+    assert waiting.overdue(everyone, BEGINNING) == []
+    assert waiting.overdue(everyone, BEGINNING + 1) == [half]
     assert waiting.overdue([busy], 99.0) == []
 
 

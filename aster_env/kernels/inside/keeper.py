@@ -32,6 +32,8 @@ def main() -> None:
     watch = os.pidfd_open(host)
     # Whoever starts the keeper may block signals (Ray's workers block SIGINT), and every session would inherit that.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # Whatever sessions do, and however many start at once, whoever waits for them goes first: the host's own loop.
+    os.nice(5)
     if os.getppid() != host:
         return
     if mode != settings.MODES[0] and linux.capabilities() >> linux.CAP_SYS_ADMIN & 1:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ipaddress
-import signal
 import socket
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from aster_env.errors import AsterError, MissingExtraError, UsageError, check_name
+from aster_env.listening import announce, is_private, listen, serve
 
 STOPPING = 10
 """Seconds that requests under way have after SIGTERM."""
@@ -54,57 +52,21 @@ def retrieval(options: argparse.Namespace) -> int:
         return asyncio.run(_serve(Service(retriever, limits), listener))
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket.
-
-    Raises:
-        UsageError: the address is not this machine's, or the port is taken or not allowed.
-    """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"--port={port} is not allowed. Fix: 1 to 65535, or 0 for a free one.")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise UsageError(
-            f"--host={host!r} --port={port} cannot be listened on: {error}. Fix: --port 0 takes a free one."
-        ) from error
-    # Accepted connections inherit it. Event loops set it only where a socket names its protocol, which this one does
-    # not; without it, an answer's second packet waits 40 ms for the client's acknowledgement.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 async def _serve(service: Any, listener: socket.socket) -> int:
-    import uvicorn
+    stopped, telling = asyncio.Event(), []
+    service.failed = lambda _: stopped.set()
 
-    class Server(uvicorn.Server):
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            # Its own raises SIGTERM again once all is closed: the process would end as if it had been killed.
-            yield
+    def started() -> None:
+        announce(listener, " (loading)")
+        if not is_private(listener):
+            sys.stderr.write("aster: whoever can reach this address can search: the service asks for no password.\n")
+        telling.append(asyncio.create_task(_tell(service)))
 
-    config = uvicorn.Config(
-        service.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=STOPPING, lifespan="on"
-    )
-    server = Server(config)
-
-    def stop() -> None:
-        server.force_exit = server.should_exit
-        server.should_exit = True
-
-    def fail(_: Exception) -> None:
-        server.should_exit = True
-
-    service.failed = fail
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    _announce(listener)
-    telling = asyncio.create_task(_tell(service))
     try:
-        await server.serve(sockets=[listener])
+        await serve(service.app(), listener, started, graceful=STOPPING, stopped=stopped)
     finally:
-        telling.cancel()
+        for each in telling:
+            each.cancel()
     if service.error is not None:
         kind = "" if isinstance(service.error, AsterError) else f"{type(service.error).__name__}: "
         sys.stderr.write(f"aster: The retriever could not be loaded: {kind}{service.error}\n")
@@ -116,12 +78,3 @@ async def _tell(service: Any) -> None:
     await service.ready.wait()
     sys.stdout.write("Ready.\n")
     sys.stdout.flush()
-
-
-def _announce(listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    sys.stdout.write(f"Listening on http://{shown}:{port} (loading)\n")
-    sys.stdout.flush()
-    if not ipaddress.ip_address(host).is_loopback:
-        sys.stderr.write("aster: whoever can reach this address can search: the service asks for no password.\n")

@@ -7,6 +7,7 @@ import argparse
 import pytest
 
 from aster_env.errors import UsageError
+from aster_env.listening import read_token
 from aster_env.serve import openenv_command
 
 
@@ -29,6 +30,7 @@ def options(*arguments):
         (["--idle-seconds", "nan"], "above 0"),
         (["--port", "99999"], "1 to 65535"),
         (["--token-variable", "ASTER_NOT_SET"], "ASTER_NOT_SET"),
+        (["--host", "0.0.0.0"], "asks for no token"),
     ],
 )
 def test_a_wrong_argument_is_told_with_its_fix(arguments, says):
@@ -47,5 +49,5 @@ def test_an_unknown_environment_is_told_with_those_there_are():
 def test_a_token_is_not_in_the_error_about_it(monkeypatch):
     monkeypatch.setenv("ASTER_TEST_TOKEN", "two words")
     with pytest.raises(UsageError) as told:
-        openenv_command.read_token("ASTER_TEST_TOKEN")
+        read_token("ASTER_TEST_TOKEN")
     assert "two" not in str(told.value)
