@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 # Libraries that cannot share an environment with one another, or with vLLM (mcp 2 against mcp < 2): each has its own.
 PEERS := openenv verifiers inspect
 
-.PHONY: help setup demo demo-search test check lint types unit peers test-slow format bench clean
+.PHONY: help setup demo demo-search demo-both test check lint types unit peers test-slow format bench clean
 
 help:  ## list these commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -74,6 +74,9 @@ demo: $(STAMP)  ## the main job, small: train a tiny model to use Python; writes
 
 demo-search: $(STAMP)  ## the same model learns to search an encyclopedia; writes runs/demo-search (SEED=0 THREADS=2)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --lesson search --seed $(SEED) --threads $(THREADS) --out runs/demo-search
+
+demo-both: $(STAMP)  ## and to search for a number and compute with it; writes runs/demo-both (SEED=0 THREADS=2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m aster_train.tiny.demo --lesson both --seed $(SEED) --threads $(THREADS) --out runs/demo-both
 
 test: lint types unit peers  ## all checks: format, lint, types, tests with coverage
 

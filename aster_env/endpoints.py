@@ -27,11 +27,17 @@ _FIXES = {
 
 
 class Transient(Exception):
-    """What another attempt may not meet; ``wait`` is how many seconds the server asks for."""
+    """What another attempt may not meet.
 
-    def __init__(self, text: str, wait: float = 0.0) -> None:
+    Args:
+        text: what is wrong.
+        wait: seconds that the server asks for.
+        said: what the server said, whole: it may hold the key, which is taken out before the text is cut and shown.
+    """
+
+    def __init__(self, text: str, wait: float = 0.0, said: Any = None) -> None:
         super().__init__(text)
-        self.wait = wait
+        self.wait, self.said = wait, said
 
 
 class Refused(Exception):
@@ -110,20 +116,21 @@ class Endpoint:
         Raises:
             Refused: another attempt would be refused too.
             InfrastructureError: as ``failure`` makes it: no usable reply within the time and the attempts.
+            asyncio.CancelledError: the caller's time is up. Its ``__cause__`` is that error where the time went to
+                failed attempts, or to waiting for a place.
         """
         content = None if body is None else json.dumps(body).encode()
         limit = self._timeout if timeout is None else timeout
         pause = FIRST_WAIT if first_wait is None else first_wait
-        async with self._places:
-            seen: list[str] = []
-            bound = asyncio.timeout(limit)
-            try:
-                async with bound:
-                    return await self._attempts(url, content, read, seen, time.monotonic() + limit, pause)
-            except TimeoutError as error:
-                if not bound.expired():
-                    raise
-                raise self.failed(f"no usable reply within {limit:g} s", seen) from error
+        seen = ["it waited for a place among those asked at once"]
+        try:
+            async with self._places:
+                seen.clear()
+                return await self._in_time(url, content, read, seen, limit, pause)
+        except asyncio.CancelledError as error:
+            if not seen:
+                raise
+            raise error from self.failed("given up before a usable reply came", seen)
 
     async def close(self) -> None:
         """Close the connections; calling it twice is harmless."""
@@ -133,6 +140,18 @@ class Endpoint:
         """Return the error that says what failed here, and the last of the failures before it."""
         last = f" (the last failure: {seen[-1]})" if seen else ""
         return self._failure(f"{self.subject}: {what}{last}.")
+
+    async def _in_time(
+        self, url: str, content: bytes | None, read: Callable[[str], T], seen: list[str], limit: float, pause: float
+    ) -> T:
+        bound = asyncio.timeout(limit)
+        try:
+            async with bound:
+                return await self._attempts(url, content, read, seen, time.monotonic() + limit, pause)
+        except TimeoutError as error:
+            if not bound.expired():
+                raise
+            raise self.failed(f"no usable reply within {limit:g} s", seen) from error
 
     async def _attempts(
         self,
@@ -147,7 +166,8 @@ class Endpoint:
             try:
                 return read(await self._send(url, content))
             except Transient as error:
-                seen.append(self._hidden(str(error)))
+                shown = "" if error.said is None else f": {self._shown(error.said, 80)}"
+                seen.append(self._hidden(str(error)) + shown)
                 wait = min(first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
                 wait = max(wait, error.wait * random.uniform(1.0, 1.1))
             if attempt == self._retries:
@@ -176,15 +196,22 @@ class Endpoint:
         return text
 
     def _refusal(self, status: int, retry_after: str | None, text: str) -> Exception:
-        said = f"HTTP {status} {self._hidden(text)!r:.200}"
+        said = f"HTTP {status} {self._shown(text, 200)}"
         if status in _AGAIN or status >= 500:
             return Transient(said, seconds_to_wait(retry_after))
         fix = _FIXES.get(status, "Fix: check the url, the model's name and what the endpoint's log says")
         return Refused(status, text, f"{said}. {fix.format(variable=self._variable)}")
 
+    def _shown(self, said: Any, most: int) -> str:
+        """Return the beginning of what a server said; the key goes first, for part of it would no longer be found."""
+        return self._hidden(repr(self._hidden(said) if isinstance(said, str) else said))[:most]
+
     def _hidden(self, text: str) -> str:
-        """Return a text without the key, which some servers repeat."""
-        return text.replace(self._key, "***") if self._key else text
+        """Return a text without the key, which some servers repeat, as it is or escaped."""
+        forms = [self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1], self._key.replace("/", "\\/")]
+        for form in dict.fromkeys(sorted(forms, key=len, reverse=True)) if self._key else ():
+            text = text.replace(form, "***")
+        return text
 
 
 def base_url(url: str) -> str:

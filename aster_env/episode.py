@@ -21,7 +21,12 @@ Measure = Callable[[Trajectory, Dialect], Mapping[str, float]]
 """What an episode is measured by at its end: numbers by name, for ``Trajectory.shaping``."""
 
 TAKEN_BACK = "(Earlier calls are no longer shown. What they defined is still there.)"
-"""What the result after calls that were taken back says."""
+"""What the result after calls that were taken back says, where code was among them."""
+
+LOST_BEFORE = (
+    "(Earlier calls are no longer shown. The session was lost in one: what had been defined until then is gone.)"
+)
+"""What it says, and every one after it, where a session was lost in such a call."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,7 @@ class Episode:
         invalid: calls in a row that could not be executed.
         calls: executed calls by the tool's name.
         note: what the next result has to say beside itself.
+        lost: whether a session was lost in a call that was taken back.
     """
 
     trajectory: Trajectory
@@ -43,6 +49,7 @@ class Episode:
     invalid: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     note: str = ""
+    lost: bool = False
 
     @classmethod
     def begin(cls, task: Task, prompt: Turn, messages: Sequence[Message], limits: Limits) -> Episode:
@@ -61,7 +68,8 @@ class Episode:
     def take_back(self, turns: int) -> None:
         """Remove the last turns of the model's, each with its result, from what was said.
 
-        Their calls stay counted, and what they changed stays changed: the next result says so.
+        Their calls stay counted, and what they changed stays changed: the next result says so where code ran or a
+        session was lost.
 
         Args:
             turns: how many of the model's.
@@ -76,8 +84,11 @@ class Episode:
             return
         del said[-2 * turns :], self.trajectory.messages[-2 * turns :]
         self.tokens -= sum(len(turn.ids) for turn in removed)
-        if any(call.problem is None for turn in removed for call in turn.calls):
-            self.note = TAKEN_BACK
+        self.lost |= any(result.state == "lost" for turn in removed for result in turn.results)
+        ran = any(call.problem is None and call.name == "python" for turn in removed for call in turn.calls)
+        if self.lost or ran:
+            # The result that told of a loss may itself be taken back.
+            self.note = LOST_BEFORE if self.lost else TAKEN_BACK
 
     def noted(self, note: str) -> str:
         """Return a note with what was to be said beside it, once."""

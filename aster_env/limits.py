@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from aster_env.errors import UsageError
 
+BYTES_A_TOKEN = 16
+"""Bytes of text that a token of a model whose tokenizer is not here is taken for at most."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

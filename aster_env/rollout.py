@@ -134,8 +134,10 @@ async def _turns(
                 completion = await policy.generate(request)
         except InfrastructureError as error:
             return await env.abort(error)
-        except TimeoutError:
-            return await env.abort(StopReason.MAX_SECONDS)
+        except TimeoutError as error:
+            # An endpoint says by the cause of its cancellation that the time went to its failures.
+            why = getattr(error.__cause__, "__cause__", None)
+            return await env.abort(why if isinstance(why, InfrastructureError) else StopReason.MAX_SECONDS)
         usage.update(completion.usage or {})
         seconds = time.perf_counter() - started
         timed = _Timed(completion.ids, completion.logprobs, seconds, completion.back, completion.module)

@@ -11,7 +11,9 @@ from aster_env.errors import MissingExtraError, UnknownNameError, UsageError, ch
 from aster_env.presets import USUAL, Fields
 from aster_env.types import Task
 
-PARTS = ("prompt", "answers", "id")
+PARTS = ("prompt", "answers", "id", "kind")
+KINDS = ("math", "qa")
+"""What a row may say that it is; see ``Task.kind``."""
 
 
 class MissingColumnError(UsageError):
@@ -41,7 +43,7 @@ def make_tasks(
         fields: where a Task's parts are; a prompt or answers that it does not place are looked for under their usual
             names. Without an ``id``, tasks are numbered.
         name: of the source, for messages and ids.
-        kind: of the tasks.
+        kind: of the tasks, unless ``fields`` has a column for it: a file may hold several kinds.
         clean: applied to each answer.
 
     Raises:
@@ -65,7 +67,10 @@ def make_tasks(
         if not texts or not all(texts):
             raise UsageError(f"{where}: the answer (column {places['answers']!r}) is empty: {answers!r}.")
         task_id = str(pick(row, places["id"], "id", where)) if "id" in places else f"{stem}-{number}"
-        tasks.append(Task(task_id, prompt, texts, kind))
+        own = kind
+        if "kind" in places:
+            own = check_name(f"kind of task ({where})", str(pick(row, places["kind"], "kind", where)), KINDS)
+        tasks.append(Task(task_id, prompt, texts, own))
     return tasks
 
 

@@ -86,7 +86,7 @@ def load_tasks(
         split: of a generated family or hub dataset.
         fields: where a Task's parts are in a row of a file or hub dataset; needed where its columns do not have one
             of the usual names (``aster_env.presets.USUAL``).
-        kind: the kind of the tasks; a preset has its own.
+        kind: the kind of the tasks; a preset has its own, and ``fields`` may place each row's.
         limit: keep the first so many.
         generators: generated families by name: ``generator(split=…, **options) -> TaskSet``.
         options: further arguments of a generated family (``level``, ``size``, ``seed``).

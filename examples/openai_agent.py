@@ -27,7 +27,7 @@ def play(session, client, model):
 
 
 def main():
-    """Play one episode a task, and print the score."""
+    """Play one episode a task, and print the score; where there is none, the exit status is 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", help="default: $OPENAI_BASE_URL, or OpenAI's own")
     parser.add_argument("--model", required=True)
@@ -36,8 +36,10 @@ def main():
     args = parser.parse_args()
     client = OpenAI(base_url=args.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     with ToolSession(args.env) as session:
-        print(score(lambda s: play(s, client, args.model), session, session.tasks[: args.tasks], (OpenAIError,)))
+        scored = score(lambda s: play(s, client, args.model), session, session.tasks[: args.tasks], (OpenAIError,))
+    print(scored)
+    return 0 if scored.rewards else 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -27,7 +27,7 @@ class EnvTool(Tool):
 
 
 def play(session, model):
-    """Let the agent work until the episode is over."""
+    """Let the agent work until the episode is over, or its steps are used up."""
 
     def watch(step, agent):
         session.check()  # smolagents would tell the model of a sandbox that failed; here it is raised instead
@@ -35,15 +35,13 @@ def play(session, model):
 
     tools = [EnvTool(session, tool["function"]) for tool in session.tools]
     agent = ToolCallingAgent(tools, model, max_steps=6, step_callbacks=[watch], verbosity_level=0)
-    try:
-        session.final(agent.run("\n\n".join(message["content"] for message in session.messages)))
-    except AgentError:
-        if session.trajectory is None:
-            raise
+    done = agent.run("\n\n".join(message["content"] for message in session.messages), return_full_result=True)
+    if done.state == "success":  # after the last step smolagents makes a last word even of an endpoint's failure
+        session.final(done.output)
 
 
 def main():
-    """Play one episode a task, and print the score."""
+    """Play one episode a task, and print the score; where there is none, the exit status is 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", help="default: $OPENAI_BASE_URL, or OpenAI's own")
     parser.add_argument("--model", required=True)
@@ -52,8 +50,10 @@ def main():
     args = parser.parse_args()
     model = OpenAIModel(args.model, args.base_url, os.environ.get("OPENAI_API_KEY", "none"), max_tokens=256)
     with ToolSession(args.env) as session:
-        print(score(lambda s: play(s, model), session, session.tasks[: args.tasks], (AgentError,)))
+        scored = score(lambda s: play(s, model), session, session.tasks[: args.tasks], (AgentError,))
+    print(scored)
+    return 0 if scored.rewards else 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

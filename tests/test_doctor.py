@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 from aster_env import cli, doctor
 from aster_env.doctor import findings, machine, packages, services
@@ -181,6 +182,13 @@ def test_an_endpoint_that_does_not_serve_says_why_and_what_to_do(reply, expected
     assert found.fix
 
 
+@pytest.mark.parametrize("end", ["", "/", "/v1/", "/v1/completions", "/v1/chat/completions"])
+def test_an_endpoint_is_asked_at_the_address_that_an_evaluation_takes(end):
+    with answering(body=b'{"data": [{"id": "m"}]}') as (url, seen):
+        (found,) = ask(url.removesuffix("/v1") + end)
+    assert (found.status, found.name, seen[0][0]) == ("ok", url, "/v1/models")
+
+
 def test_an_endpoint_that_never_answers_is_not_waited_for():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
@@ -251,8 +259,11 @@ def test_a_broken_import_is_told_with_its_last_line_and_a_slow_one_is_not_waited
     assert found["import broken"].says == "ImportError: libcudart.so.13: cannot open shared object file"
     assert "pip install --force-reinstall broken" in found["import broken"].fix
     assert (found["import killed"].status, found["import killed"].says) == ("bad", "it ended with status 5")
-    assert found["import slow"].status == found["import fine"].status == "ok"
-    assert "it takes longer" in found["import slow"].says
+    assert found["import fine"].status == "ok"
+    assert (found["import slow"].status, found["import slow"].says) == (
+        "absent",
+        "not known: it takes longer than 1.5 s",
+    )
 
 
 def distribution(folder, name, version, *lines):
@@ -276,6 +287,16 @@ def test_a_package_out_of_range_or_at_odds_with_another_is_told(tmp_path, monkey
     assert "trackio 0.1.0 is installed, and >=0.5 is needed" in found["trackio"].says
     assert found["trackio"].fix == "pip install 'aster-gym[trackio]'"
     assert "dev" not in requirements()
+
+
+def test_an_extra_is_absent_where_its_own_package_is(monkeypatch):
+    needed = {"": [Requirement("numpy")]}
+    needed |= {"inspect": [Requirement("inspect-not-there"), Requirement("numpy")]}
+    needed |= {"web": [Requirement("pages-not-there"), Requirement("numpy")]}
+    monkeypatch.setattr(packages, "requirements", lambda: needed)
+    found = {line.name: (line.status, line.says) for line in installed()}
+    assert found["inspect"] == ("absent", "not installed: inspect-not-there")
+    assert found["web"] == ("warn", "pages-not-there is not installed")
 
 
 def test_a_disk_that_is_full_or_closed_or_gone_is_told(tmp_path, monkeypatch):

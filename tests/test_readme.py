@@ -110,3 +110,11 @@ def test_the_numbers_of_load_and_web_are_those_that_were_kept():
     assert load.times_table(kept["load"]) in README
     kept = json.loads((ROOT / "benchmarks" / "results" / "web.json").read_text(encoding="utf-8"))
     assert web.goals_table(web.judge(kept)) in README
+
+
+def test_the_equivalent_forms_it_counts_are_in_the_file():
+    file = ROOT / "tests" / "rewards" / "equivalence_pairs.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    right = sum(len(row.get("same", ())) + len(row.get("one_way", ())) for row in rows)
+    wrong = sum(len(row.get("different", ())) for row in rows)
+    assert f"on {right} equivalent forms and {wrong} near misses" in " ".join(README.split())

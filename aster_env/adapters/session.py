@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
+from aster_env.limits import BYTES_A_TOKEN
 from aster_env.making import make_envs
 from aster_env.prompts import Prompts
 from aster_env.rollout import Completion
@@ -37,7 +39,8 @@ class ToolSession:
     episode has no reward. Each method has an asynchronous form, for an event loop of the caller's: an environment
     stays with the first of the two that it was used by. Calls made at once, from threads say, are played in turn.
 
-    Tokens are counted with the environment's tokenizer, by default bytes: raise ``max_tokens`` for a long episode.
+    An agent's tokens are not known here. Where no tokenizer is named, an episode may have ``BYTES_A_TOKEN`` bytes for
+    each of its ``max_tokens``, so that the agent's own limit comes first. An environment that is passed keeps its own.
 
     Args:
         env: an environment id, or an environment that is not in use; closed with the session either way.
@@ -51,6 +54,8 @@ class ToolSession:
         if not isinstance(env, str) and env_kwargs:
             raise UsageError(f"{', '.join(env_kwargs)}: an environment that is made has its arguments. Fix: leave out.")
         self.env = make_envs(env, 1, env_kwargs)[0] if isinstance(env, str) else env
+        if isinstance(env, str) and env_kwargs.get("tokenizer") is None:
+            self.env.limits = replace(self.env.limits, max_tokens=BYTES_A_TOKEN * self.env.limits.max_tokens)
         self.messages: list[dict[str, str]] = []
         self.tools: list[dict[str, Any]] = []
         self.trajectory: Trajectory | None = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 STATUSES = ("ok", "warn", "bad", "absent")
-"""How a line can end: ``absent`` is what need not be there."""
+"""How a line can end: ``absent`` is what need not be there, or was not found out."""
 MOST = 1 << 16
 """Bytes that are read of a program's output."""
 

@@ -32,8 +32,10 @@ def installed() -> Iterator[Finding]:
         states = {requirement.name: _state(requirement) for requirement in wanted}
         there |= {package for package, (version, _) in states.items() if version}
         problems = [problem for _, problem in states.values() if problem]
-        if extra and all(version is None for version, _ in states.values()):
-            yield Finding("Packages", name, "absent", f"not installed: {', '.join(states)}", fix)
+        # Where an extra has the name of a package, that package is what it is for; others may be there without it.
+        main = [package for package in states if extra and package.startswith(extra)] or list(states)
+        if extra and all(states[package][0] is None for package in main):
+            yield Finding("Packages", name, "absent", f"not installed: {', '.join(main)}", fix)
         elif problems:
             yield Finding("Packages", name, "warn" if extra else "bad", "; ".join(problems), fix)
         else:
@@ -105,7 +107,7 @@ def _import(package: str) -> Finding:
     try:
         status, printed = output([sys.executable, "-c", code], IMPORT_SECONDS)
     except TimeoutError:
-        return Finding("Packages", name, "ok", f"no error within {IMPORT_SECONDS:g} s; it takes longer")
+        return Finding("Packages", name, "absent", f"not known: it takes longer than {IMPORT_SECONDS:g} s")
     except OSError as error:
         return Finding("Packages", name, "bad", f"Python could not be started: {error.strerror}", fix)
     if status == 0:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from aster_env.doctor.findings import Finding, clean
+from aster_env.endpoints import base_url
+from aster_env.errors import UsageError
 
 KEYS = {
     "OPENAI_API_KEY": "an OpenAI-compatible endpoint",
@@ -72,16 +74,15 @@ async def _endpoint(url: str, demanded: bool) -> Finding:
     import httpx
 
     try:
-        base = httpx.URL(url.rstrip("/"))
-        if base.scheme not in ("http", "https") or not base.host:
-            raise httpx.InvalidURL("no http")
-    except httpx.InvalidURL:
+        given = httpx.URL(url)
+        # A password in an address is a secret, as is what a query may hold.
+        shown = base_url(str(given.copy_with(username=None, password=None, query=None, fragment=None)))
+        asked = httpx.URL(f"{shown}/models").copy_with(username=given.username, password=given.password)
+    except (httpx.InvalidURL, UsageError):
         fix = "an address such as http://127.0.0.1:8000/v1"
         return Finding("Endpoints", "address", "bad", "it is no address of http or https", fix, demanded)
-    # A password in an address is a secret, as is what a query may hold.
-    shown = clean(str(base.copy_with(username=None, password=None, query=None, fragment=None)))
-    status, says, fix = await _ask(f"{base.copy_with(query=None, fragment=None)!s}/models", shown)
-    return Finding("Endpoints", shown, status, says, fix, demanded)
+    status, says, fix = await _ask(str(asked), clean(shown))
+    return Finding("Endpoints", clean(shown), status, says, fix, demanded)
 
 
 async def _ask(url: str, shown: str) -> tuple[str, str, str]:

@@ -10,13 +10,13 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aster_env.errors import UnknownNameError, UsageError
 from aster_env.evaluate.policies import Sampling, read_spec
-from aster_env.evaluate.records import MANIFEST, read_run
+from aster_env.evaluate.records import MANIFEST, read_manifest, read_run
 from aster_env.evaluate.settings import PROTOCOLS, EvalSettings, apply_protocol, folder_name
 from aster_env.modules import MODULES
 
@@ -168,8 +168,12 @@ def _compare(a: str, b: str, given: Mapping[str, Any]) -> int:
     from aster_env.evaluate import report as reports
     from aster_env.evaluate.compare import compare
 
-    found = [{each.name if len(runs) > 1 else "": each for each in runs} for runs in (find_runs(a), find_runs(b))]
+    found = [_by_name(find_runs(folder)) for folder in (a, b)]
     both = [name for name in found[0] if name in found[1]]
+    single = all(len(runs) == 1 for runs in found)
+    if single:  # these two are meant, whatever they are called
+        both = [*found[0]]
+        found[1] = dict(zip(both, found[1].values(), strict=True))
     if not both:
         raise UsageError(f"{a!r} and {b!r} have no task set in common: {sorted(found[0])} and {sorted(found[1])}.")
     results = []
@@ -178,9 +182,16 @@ def _compare(a: str, b: str, given: Mapping[str, Any]) -> int:
         results.append(compare(*runs, anyway="anyway" in given, seed=given.get("seed", 0)))
     if "out" in given:
         for name, result in zip(both, results, strict=True):
-            reports.write_comparison(Path(given["out"]) / name, result)
+            reports.write_comparison(Path(given["out"]) / ("" if single else name), result)
     _say(json.dumps(results, indent=2) if "json" in given else "\n\n".join(map(reports.compare_text, results)))
     return 0
+
+
+def _by_name(runs: Sequence[Path]) -> dict[str, Path]:
+    """Name runs by their folders; one alone by its task set, for its folder has any name."""
+    if len(runs) > 1:
+        return {each.name: each for each in runs}
+    return {str((read_manifest(runs[0]) or {}).get("name")): runs[0]}
 
 
 def _until_signal(work: Coroutine[Any, Any, list[Path]]) -> tuple[list[Path], int]:

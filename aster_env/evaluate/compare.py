@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from aster_env.evaluate.records import Run
 
 def compare(a: Run, b: Run, *, anyway: bool = False, seed: int = 0) -> dict[str, Any]:
     """Return the difference a − b over the problems that both have scored samples of.
+
+    With it: in which settings the runs differ, and how many of each one's samples have no score (``without``).
 
     Args:
         a: a run.
@@ -41,6 +44,8 @@ def compare(a: Run, b: Run, *, anyway: bool = False, seed: int = 0) -> dict[str,
         "problems": len(tasks),
         "only_a": len(scores[0].keys() - scores[1].keys()),
         "only_b": len(scores[1].keys() - scores[0].keys()),
+        "without": [_unscored(a), _unscored(b)],
+        "settings": _differing(_compared(a), _compared(b)),
         "difference": paired(differences),
         "p": sign_flip(differences, seed),
         "test": "paired permutation over problems",
@@ -63,6 +68,24 @@ def check_same(a: Run, b: Run) -> None:
             f"{_name(a)!r} and {_name(b)!r} differ in {', '.join(differing)}, so a difference says little. Fix: "
             "compare runs of one task set, or pass --anyway."
         )
+
+
+def _differing(a: Any, b: Any, name: str = "") -> list[list[Any]]:
+    """Return the dotted names of values that differ, each with both."""
+    if not (isinstance(a, Mapping) and isinstance(b, Mapping)):
+        return [] if a == b else [[name.removeprefix("settings."), a, b]]
+    keys = dict.fromkeys([*a, *b])
+    return [row for key in keys for row in _differing(a.get(key), b.get(key), f"{name}.{key}" if name else key)]
+
+
+def _compared(run: Run) -> dict[str, Any]:
+    return {part: run.manifest.get(part) for part in ("environment", "tasks", "reward", "settings")}
+
+
+def _unscored(run: Run) -> int:
+    """Return how many samples failed, or are not played yet."""
+    planned = run.manifest["tasks"]["count"] * run.manifest["settings"]["k"]
+    return max(0, int(planned) - sum(sample.score is not None for sample in run.samples))
 
 
 def _means(run: Run) -> dict[str, float]:

@@ -80,13 +80,24 @@ def continue_manifest(
         UsageError: what is evaluated has changed; the text names what, and its values.
     """
     for part in parts:
-        was, now_is = old.get(part), new[part]
+        was, now_is = _without_address(old.get(part)), _without_address(new[part])
         if part == "policy" and isinstance(was, dict):
             # A policy may find out more about itself while it plays; its options are compared among the settings.
             now_is = {name: value for name, value in now_is.items() if name != "options"}
             was = {name: was.get(name) for name in now_is}
         _check_equal(was, now_is, part, folder)
     return {**old, **{name: new[name] for name in ("versions", "git", "platform")}, "finished": None}
+
+
+def _without_address(value: Any) -> Any:
+    """Leave out where an endpoint is, and which variable holds its key: the same model may have moved."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _without_address(each) if name == "policy" else each
+        for name, each in value.items()
+        if name not in ("url", "key_variable")
+    }
 
 
 def now() -> str:

@@ -13,6 +13,7 @@ from aster_env.env import ToolEnv
 from aster_env.errors import InfrastructureError, UsageError
 from aster_env.evaluate.manifest import COMPARED, as_plain, continue_manifest, make_manifest, now
 from aster_env.evaluate.policies import OpenPolicy, open_policy
+from aster_env.evaluate.policies.python import load_function
 from aster_env.evaluate.progress import Progress
 from aster_env.evaluate.records import (
     Sample,
@@ -24,6 +25,7 @@ from aster_env.evaluate.records import (
     write_manifest,
 )
 from aster_env.evaluate.settings import EvalSettings, folder_name, sample_seed
+from aster_env.limits import BYTES_A_TOKEN
 from aster_env.making import make_envs
 from aster_env.modules import with_modules
 from aster_env.rollout import Policy, play
@@ -34,8 +36,6 @@ FAILURES = 20
 """Samples that may fail in a row before the run stops."""
 PAUSE = 1.0
 """Seconds before a failed sample is played again; doubled each time, up to a minute."""
-BYTES = 16
-"""Bytes of text that a token of a policy with its own count is taken for at most."""
 
 
 @dataclass(slots=True)
@@ -88,6 +88,8 @@ async def evaluate(settings: EvalSettings, folder: str | Path, stream: TextIO | 
     folder = Path(folder)
     # What can be wrong with the settings is found before the folder is made, the rest before the model is loaded.
     jobs = [await asyncio.to_thread(_prepare, settings, tasks, place) for tasks, place in _places(settings, folder)]
+    if settings.policy.kind == "python" and not all(read_manifest(job.folder) for job in jobs):
+        await asyncio.to_thread(load_function, settings.policy.model)
     with locked(folder):
         for job in jobs:
             await asyncio.to_thread(_look_up, job)
@@ -188,7 +190,7 @@ async def _play_all(
     """Play samples on as many environments as may live at once; no episode waits for another."""
     arguments = {**job.arguments, "tokenizer": opened.tokenizer}
     if opened.counts_tokens:
-        arguments["max_tokens"] = BYTES * settings.sampling.max_tokens
+        arguments["max_tokens"] = BYTES_A_TOKEN * settings.sampling.max_tokens
     envs = make_envs(settings.environment, min(settings.concurrency, len(pending)), arguments)
     queue, failures = iter(pending), _Failures()
 

@@ -111,6 +111,12 @@ class EvalSettings:
             if value is not None and (not isinstance(value, int) or value < least):
                 raise UsageError(f"{name}={value!r} is not allowed. Allowed: a whole number of at least {least}.")
         check_modules(self.modules)
+        if self.modules and self.policy.kind == "chat":
+            raise UsageError(
+                f"modules {', '.join(self.modules)}: not allowed with a chat endpoint, which takes and gives text, for "
+                "modules need a policy that takes token ids. Fix: --policy completions, vllm, transformers or "
+                "module:function; or leave --modules out."
+            )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(f"max_seconds={self.max_seconds!r} is not allowed. Allowed: more than 0; or leave it out.")
         for budget in self.budgets:
@@ -154,19 +160,19 @@ def apply_protocol(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that were given, over those of the protocol that they name.
 
     Raises:
-        UsageError: the protocol is unknown, or has no tasks for the environment and none were given.
+        UsageError: the protocol is unknown, or is of another environment.
     """
     name, environment = given.get("protocol", ""), given["environment"]
     if not name:
         return dict(given)
     preset = dict(PROTOCOLS[check_name("protocol", name, PROTOCOLS)])
     tasks, kwargs = preset.pop("tasks"), preset.pop("env_kwargs", {})
+    if environment not in tasks:
+        raise UsageError(
+            f"The protocol {name!r} has no tasks for {environment!r}, only for {', '.join(tasks)}, so its numbers "
+            "could not be compared. Fix: leave --protocol out, and give --k, --temperature and so on yourself."
+        )
     if not given.get("tasks"):
-        if environment not in tasks:
-            raise UsageError(
-                f"The protocol {name!r} has no tasks for {environment!r}, only for {', '.join(tasks)}. Fix: name them "
-                "with --tasks."
-            )
         preset["tasks"] = tasks[environment]
     most = given.get("max_tokens")
     if most is not None and "budgets" in preset:

@@ -42,6 +42,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "kind": kind,
         "k": k,
         "problems": manifest["tasks"]["count"],
+        "scored": len(problems),
         "samples": len(scored),
         "failed": len(run.samples) - len(scored),
         "missing": max(0, manifest["tasks"]["count"] * k - len(run.samples)),

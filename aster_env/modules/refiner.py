@@ -23,7 +23,7 @@ class ChainRefiner(Module):
     The helper rewrites the chain in a conversation beside the episode; all turns are taken back, and the model goes on
     from the shorter chain, in the same turn. That turn is half the helper's, so none of it is trained on; what the
     model samples after it is, under exactly the row that then stands there. Calls that were taken back stay counted,
-    and the next result says that what they defined is still there. Nothing is done where the new chain is not shorter.
+    and the next result says what became of what they defined. Nothing is done where the new chain is not shorter.
 
     A reward that looks at turns sees those that stand at the end: Tool-Star's addition for both tools, say, counts the
     calls that come after.

@@ -56,7 +56,7 @@ class ChatClient:
             content = _content(text)
             found = read(content)
             if found is None:
-                raise Transient(f"the reply {content!r:.80} is no verdict")
+                raise Transient("the reply is no verdict", said=content)
             return found
 
         try:
@@ -83,7 +83,7 @@ def _content(text: str) -> str:
     try:
         content = json.loads(text)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise Transient(f"the reply {text!r:.80} is no chat completion") from error
+        raise Transient("the reply is no chat completion", said=text) from error
     if not isinstance(content, str):
-        raise Transient(f"the reply's content is {content!r:.80}, no text")
+        raise Transient("the reply's content is no text", said=content)
     return content

@@ -4,6 +4,7 @@ r"""The forms in which an answer may be written, brought to those that math-veri
 take any ``m`` or ``ab`` at the end for one, so that ``n - 3m`` would be ``n - 3``. A unit may be left out; where both
 sides write a known one, it has to be the same, and nothing is converted. A bare letter is a variable, ``\text{m}`` a
 unit. The base of a number may be left out as well; where both sides write it, the values are compared.
+``1 1/2`` is a mixed number, and a year may say that it is AD; one that is BC is another.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _REWRITES = [
         (r"(?<=\d)(?:(?<!\\)\\[,;: ]|~)(?=\d{3}(?!\d))", ""),
         (r"^([+-]?[1-9]\d{0,2}) (\d{3})(?: (\d{3}))?$", r"\1\2\3"),
         (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
+        (r"(?:^|(?<==)|(?<== ))([+-]?\d+) (\d+)/(\d+)(?![\w.^/])", lambda found: _mixed(found)),
+        (r"^(\d{3,4}) (?:AD|CE|A\.D\.?|C\.E\.?)$|^AD (\d{1,4})$", r"\1\2"),
         (r"\\[bB]igg?[lrm]?(?![A-Za-z])", ""),
         (r"\\(?:mathbf|boldsymbol|bm|pmb|underline)\s*(?=\{)", ""),
         (r"\\(?:text)?color\s*\{\w*\}", ""),
@@ -57,6 +60,7 @@ _UNIT = re.compile(
     r"(?:\\(?:text|mathrm|mbox|textrm)\s*\{(?P<text>[^{}]*)\}|(?<=[\d}\s])(?P<bare>[A-Za-z][A-Za-z ]+))"
     r"\s*(?:\^\s*\{?(?P<power>[23])\}?)?"
 )
+_OTHER = re.compile(r"\b(?:or|and|not)\b.*\d")
 _POWERS = {"square": "2", "sq": "2", "sq.": "2", "cubic": "3"}
 _ABBREVIATIONS = (
     "mm:millimeter cm:centimeter m:meter km:kilometer in:inch inche:inch ft:foot feet:foot yd:yard mi:mile "
@@ -88,6 +92,11 @@ def tidy(text: str) -> str:
     return text.strip()
 
 
+def _mixed(number: re.Match[str]) -> str:
+    whole, top, bottom = number.groups()
+    return f"{whole}\\frac{{{top}}}{{{bottom}}}" if int(top) < int(bottom) else number[0]
+
+
 def _fraction(repeating: re.Match[str]) -> str:
     whole, once, again = repeating.groups(default="")
     top = int(whole + once + again) - int((whole + once) or 0)
@@ -99,7 +108,7 @@ def split_unit(text: str) -> tuple[str, str]:
     if text.count("$") == 1 and (money := _DOLLARS.match(text)):
         return text[money.end() :], "dollar"
     found = _UNIT.fullmatch(text)
-    if found is None or not _QUANTITY.search(found["rest"]):
+    if found is None or not _QUANTITY.search(found["rest"]) or _OTHER.search(found["text"] or ""):
         return text, ""
     rest, names, power = found["rest"], (found["text"] or found["bare"] or "").split(), found["power"] or ""
     if names and names[0].lower() in _POWERS:

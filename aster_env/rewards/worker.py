@@ -7,10 +7,13 @@ An answer to a question that has one value may be a chain of sides. math-verify 
 contradicts it (``13=12`` and ``12 \approx 13`` would be 12), so here the chain is right only if some side is equivalent
 to the reference, and each other one holds too:
 
-- a name may stand for what was asked for, and so may, but at the end, whatever holds an unknown: ``x = 12``,
-  ``12 = x``, ``m + n = 12``, ``f(2) = 12``, ``A = \pi r^2 = 12``;
+- a name may stand for what was asked for, and so may, but at the end, whatever holds two unknowns, or a function:
+  ``x = 12``, ``12 = x``, ``m + n = 12``, ``f(2) = 12``; not ``2x = 12``, whose unknown has another value, but behind
+  another name: ``A = \pi r^2 = 12``;
 - a side after ``\approx`` may be the reference rounded or cut to the digits written: ``\frac13 \approx 0.333``;
 - any other must be equivalent to the reference: ``2 + 10 = 12``, but not ``13 = 12`` or ``x = 13 = 12``.
+
+Several statements (``x = 11 \text{ or } x = 12``) are judged one by one, and all of them have to be right.
 
 Before math-verify reads a text it is tidied; units and bases are taken off: see ``aster_env.rewards.forms``.
 """
@@ -41,9 +44,15 @@ _JOINS = (
     *(f"\\{name}" for arrow in _ARROWS for name in (arrow, arrow.capitalize())),
     *_ROUNDED,
 )
-_PIECE = re.compile(r"\\[A-Za-z]+|\\.|[<>!]=|=+|.", re.DOTALL)
+_PIECE = re.compile(r"\\[A-Za-z]+|\\.|[<>!]=|=+|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z])|.", re.DOTALL)
 _IGNORED = re.compile(r"\\?\$|\\[()\[\]]|&|\\[pb]?mod\s*\{[^{}]*\}")
-_NAME = re.compile(r"[A-Za-z](_(\w|\{\w+\}))?'*(\(\w+\))?")
+_NAME = re.compile(r"[A-Za-z](_(\w|\{\w+\}))?'*((\^(\{[^{}]*\}|\w))?\([^()]*\))?")
+_TEXT = re.compile(r"\\(?:text[a-z]*|mathrm|mbox)\s*\{([^{}]*)\}")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_DIGIT = re.compile(r"\d")
+_BETWEEN = re.compile(r"[,;]|\b(?:or|and)\b")
+_SEPARATORS = (",", ";", "or", "and", "\\lor", "\\vee", "\\land", "\\wedge", "∨", "∧")
+_DENIED = re.compile(r"\\(?:neg|lnot)(?![A-Za-z])|¬|^\s*(?:\\neq?(?![A-Za-z])|≠|!=)")
 _DECIMAL = re.compile(r"([+-]?\d+(?:\.(\d+))?)(?:\\ldots|\\dots|\.{3}|…)?")
 
 
@@ -62,9 +71,11 @@ def _matches(gold: str, answer: str) -> bool:
     (gold, gold_value), (answer, value) = split_base(gold), split_base(answer)
     if gold_value is not None and value is not None:
         return gold_value == value
-    sides = split_chain(answer)
-    if len(sides) > 1:
-        return _holds(read(gold), sides, answer)
+    if _number(read(gold)) and _denies(answer):
+        return False
+    chains = [split_chain(statement) for statement in split_statements(answer)]
+    if any(len(sides) > 1 for sides in chains):
+        return _holds(read(gold), chains, answer)
     return _equal(read(gold), read(answer)) or without_percent(gold, answer)
 
 
@@ -90,6 +101,43 @@ def _imaginary(value: Any) -> Any:
     if not isinstance(value, sympy.Expr) or name not in value.free_symbols or value.has(ExprWithLimits):
         return value
     return value.xreplace({name: sympy.I})
+
+
+def _number(found: list[Any]) -> bool:
+    import sympy
+
+    return bool(found) and isinstance(found[0], sympy.Expr) and bool(found[0].is_number)
+
+
+def _denies(answer: str) -> bool:
+    r"""Whether an answer negates a number, or words open a bracket that holds one: ``13 \text{ (not } 12)``."""
+    inside = _TEXT.findall(answer)
+    return bool(_DENIED.search(answer)) or any(
+        text.count(first) != text.count(last) for text in inside for first, last in ("()", "[]")
+    )
+
+
+def split_statements(text: str) -> list[str]:
+    """Return what commas, "or" and "and" keep apart, in words too; those inside brackets do not count."""
+    text = _THOUSANDS.sub("{,}", _IGNORED.sub("", text))
+    text = _TEXT.sub(_apart, text)
+    statements, depth = [""], 0
+    for piece in _PIECE.findall(_unwrap(text.strip())):
+        depth += (piece in "([{") - (piece in ")]}")
+        if depth == 0 and piece in _SEPARATORS:
+            statements.append("")
+        else:
+            statements[-1] += piece
+    return [statement.strip() for statement in statements if statement.strip(" .")] or [text]
+
+
+def _apart(words: re.Match[str]) -> str:
+    """Write words that keep statements apart as a comma, and a number among them, but at the start, as a statement."""
+    parts = _BETWEEN.split(words[1])
+    numbers = [part for part in parts if _DIGIT.search(part)]
+    if len(parts) == 1 or (numbers and words.start() == 0):
+        return words[0]
+    return ",".join(["", *numbers, ""])
 
 
 def split_chain(text: str) -> list[tuple[str, str]]:
@@ -134,38 +182,49 @@ def _equal(gold: list[Any], target: list[Any]) -> bool:
     return bool(verify(gold, target, allow_set_relation_comp=True, timeout_seconds=None))
 
 
-def _holds(gold: list[Any], sides: list[tuple[str, str]], answer: str) -> bool:
-    """Whether the chain is right for one reference; see the module's text."""
+def _holds(gold: list[Any], chains: list[list[tuple[str, str]]], answer: str) -> bool:
+    """Whether every statement is right for one reference; see the module's text."""
     import sympy
 
     value = gold[0] if gold else None
     if not isinstance(value, sympy.Expr) or isinstance(value, sympy.MatrixExpr):
         # A point, a set, an equation: there the signs are part of the answer's form, which math-verify knows.
         return _equal(gold, read(answer))
+    # The names before a sign may be several: "x, y = 12".
+    while len(chains) > 1 and len(chains[0]) == 1 and _NAME.fullmatch(chains[0][0][1]):
+        chains = chains[1:]
+    return all(_chain_holds(gold, sides) for sides in chains)
+
+
+def _chain_holds(gold: list[Any], sides: list[tuple[str, str]]) -> bool:
     right = [_equal(gold, read(side)) for _, side in sides]
-    last = len(sides) - 1
-    rest = (
-        equal or _asked_for(side, value, number == last) or (sign in _ROUNDED and _rounds(value, side))
+    return any(right) and all(
+        equal or _asked_for(sides, number, gold[0]) or (sign in _ROUNDED and _rounds(gold[0], side))
         for number, (equal, (sign, side)) in enumerate(zip(right, sides, strict=True))
     )
-    return any(right) and all(rest)
 
 
-def _asked_for(side: str, value: Any, last: bool) -> bool:
-    """Whether a side may stand for the unknown: a name, or but at the end, for a number, whatever holds a name."""
+def _asked_for(sides: list[tuple[str, str]], number: int, value: Any) -> bool:
+    """Whether a side may stand for what was asked for; see the module's text."""
     import sympy
     from sympy.core.function import AppliedUndef
 
+    side = sides[number][1]
     if _NAME.fullmatch(side):
         return True
-    if last:
+    if number == len(sides) - 1:
         return False
     found = read(side)
     if not found or not isinstance(found[0], sympy.Basic):
         return not any(character.isdigit() for character in side)
     if value.free_symbols:
         return isinstance(found[0], sympy.Symbol | AppliedUndef)
-    return bool(found[0].free_symbols or found[0].atoms(AppliedUndef))
+    expression = found[0].xreplace({call: sympy.Dummy() for call in found[0].atoms(AppliedUndef)})
+    unknowns = expression.free_symbols
+    if len(unknowns) != 1 or not isinstance(expression, sympy.Add | sympy.Mul | sympy.Pow):
+        return bool(unknowns)
+    named = any(_NAME.fullmatch(before) and before not in map(str, unknowns) for _, before in sides[:number])
+    return named or expression.has(sympy.Function)
 
 
 def _rounds(value: Any, side: str) -> bool:

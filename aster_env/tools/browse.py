@@ -18,6 +18,7 @@ LEAST_OUTPUT = 1000
 """Characters of a result that its head always has room in."""
 
 _MORE = "more"
+_LAST = "That was the last part of the page."
 _NOTHING = "(nothing found: try other words)"
 _LABEL = "\n\nLinks:\n"
 _TITLE, _URL, _SNIPPET = 150, 300, 500
@@ -72,6 +73,7 @@ class BrowseTool:
         check_web_limits(max_output=max_output)
         self._source, self._reader, self._links, self._max_output = source, reader, links, max_output
         self._rest: list[str] = []
+        self._visited = False
 
     async def __call__(self, **arguments: Any) -> ToolResult:
         """Visit ``arguments["target"]``.
@@ -81,19 +83,23 @@ class BrowseTool:
         """
         started = time.perf_counter()
         target = arguments["target"]
-        if isinstance(target, str) and target.strip().casefold() == _MORE and self._rest:
-            return self._next(started)
+        if isinstance(target, str) and target.strip().casefold() == _MORE:
+            if self._rest:
+                return self._next(started)
+            if self._visited and not self._links.has(_MORE):
+                return ToolResult(f"Error: {_LAST}", False, "kept", time.perf_counter() - started)
         try:
             page = await self._reader.page(await self._source.get(self._links.find(target)))
         except PageError as error:
             return ToolResult(f"Error: {error}", False, "kept", time.perf_counter() - started)
         numbers = self._links.see(page.links, page.url)
         self._rest = parts(page, listed(page.links, numbers, page.url), self._max_output)
+        self._visited = True
         return self._next(started)
 
     async def reset(self) -> None:
         """Forget the episode's pages and links."""
-        self._rest = []
+        self._rest, self._visited = [], False
         self._links.clear()
 
     async def close(self) -> None:

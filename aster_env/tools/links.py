@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from urllib.parse import urljoin, urlsplit
 
 from aster_env.web.base import Link, PageError, shown
+from aster_env.web.guard import MAX_URL
 
 _NUMBER = re.compile(r"(?:link\s*)?[#\[(]?\s*(\d{1,9})\s*[\])]?", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
@@ -21,13 +22,13 @@ class Links:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
-        self._texts: dict[int, str] = {}
-        self._latest: list[int] = []
+        self._seen: dict[tuple[int, str], None] = {}
+        self._latest: list[tuple[int, str]] = []
         self._place = ""
 
     def clear(self) -> None:
         """Forget the episode's links."""
-        self._numbers, self._texts, self._latest, self._place = {}, {}, [], ""
+        self._numbers, self._seen, self._latest, self._place = {}, {}, [], ""
 
     def see(self, links: Iterable[Link], place: str = "") -> list[int]:
         """Return the numbers of what the model is now shown, new ones for addresses that it has not seen.
@@ -36,17 +37,24 @@ class Links:
             links: of a page, or of a search's results.
             place: the page's address, from which relative ones count; "" leaves it.
         """
-        found = [(self._numbers.setdefault(link.url, len(self._numbers) + 1), link.text) for link in links]
-        self._texts.update(found)
-        self._latest = [number for number, _ in found]
+        self._latest = [
+            (self._numbers.setdefault(link.url, len(self._numbers) + 1), _plain(link.text)) for link in links
+        ]
+        self._seen.update(dict.fromkeys(self._latest))
         self._place = place or self._place
-        return self._latest
+        return [number for number, _ in self._latest]
+
+    def has(self, text: str) -> bool:
+        """Whether a link that was seen has a text."""
+        wanted = _plain(text)
+        return any(known == wanted for _, known in self._seen)
 
     def find(self, target: str | int) -> str:
         """Return the address that a target means.
 
         A number is a link's. What begins with ``http://`` or ``https://`` is an address, whatever links are called;
-        anything else may be the text of a link, of the last page or results first, or an address in short.
+        anything else may be the text of a link, of the last page or results first, or an address in short. A link keeps
+        every text that it was seen under.
 
         Raises:
             PageError: it means nothing, or several things.
@@ -58,7 +66,10 @@ class Links:
             raise PageError(
                 "The target is empty. Give the number of a link, its exact text, or an address with http://."
             )
-        if (number := _NUMBER.fullmatch(target)) is not None:
+        if len(target) > MAX_URL:
+            raise PageError(f"The target is longer than {MAX_URL} characters.")
+        # Runs of blanks would cost the pattern their square.
+        if (number := _NUMBER.fullmatch(" ".join(target.split()))) is not None:
             return self._of_number(int(number[1]))
         if _ADDRESS.match(target):
             return target
@@ -87,8 +98,8 @@ class Links:
 
     def _of_text(self, text: str) -> str | None:
         wanted = _plain(text)
-        for group in (self._latest, list(self._texts)):
-            found = [number for number in dict.fromkeys(group) if _plain(self._texts[number]) == wanted]
+        for group in (self._latest, self._seen):
+            found = [number for number, known in dict.fromkeys(group) if known == wanted]
             if len(found) > 1:
                 listed = ", ".join(map(str, found[:_MOST_LISTED]))
                 raise PageError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import signal
 import time
+from collections import OrderedDict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,32 @@ from aster_env.workers import Worker
 
 _WORKER = str(Path(__file__).with_name("worker.py"))
 _START_SECONDS = 60.0
+_PATIENCE = 4
+"""Wall time that a worker has for each second of CPU time."""
+_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}
+"""How workers end that somebody else ended: by hand, or because the machine's memory was full."""
+_MOST_UNREADABLE = 1000
 _NEEDED = {"trafilatura": "trafilatura", "resiliparse": "resiliparse", "pypdf": "pypdf"}
+
+
+class _OutsideError(Exception):
+    """A worker ended, or got no time, for a reason that is not the page's."""
 
 
 class Extractor:
     """Reads pages in worker processes, which start when first needed and are replaced after ``recycle`` pages.
 
-    A page that a process does not survive, or does not finish in time, is read once more in a simpler way by a fresh
-    one; only if that fails too it is a ``PageError``. It belongs to the event loop it is first used on. The processes
-    end with the thread that started them, so the loop has to stay on its thread.
+    A page that a process does not survive, or that takes all its CPU time, is read once more in a simpler way by a
+    fresh one; only if that fails too it is a ``PageError``, at once where the same bytes come again. What is not its
+    fault (a process that was killed, or a machine that gave it no time) is tried again in the same way, and then a
+    ``WebError``, so that what a model reads does not depend on the machine.
+
+    It belongs to the event loop it is first used on. The processes end with the thread that started them, so the loop
+    has to stay on its thread.
 
     Args:
         workers: processes at most; default: the cores, four at most.
-        seconds: for a page, each of the two ways; waiting for a free process does not count.
+        seconds: of CPU time for a page, each of the two ways; of wall time it may take four times as much.
         recycle: pages of a process.
         max_chars: characters of a page's text.
         max_links: links of a page.
@@ -56,7 +72,8 @@ class Extractor:
             if find_spec(module) is None:
                 raise MissingExtraError(package, "web", "Reading pages")
         self._seconds, self._recycle = seconds, recycle
-        self._bounds = {"max_chars": max_chars, "max_links": max_links}
+        self._bounds = {"max_chars": max_chars, "max_links": max_links, "seconds": seconds}
+        self._unreadable: OrderedDict[bytes, None] = OrderedDict()
         self._places = asyncio.Semaphore(workers)
         self._idle: list[Worker] = []
         self._read: dict[Worker, int] = {}
@@ -72,14 +89,10 @@ class Extractor:
 
         Raises:
             PageError: it has no text that can be read.
-            WebError: no worker could be started, or the extractor is closed.
+            WebError: no worker could be started or stayed alive, or the extractor is closed.
         """
-        async with self._places:
-            started = time.perf_counter()
-            request = {"url": fetched.url, "content_type": fetched.content_type, **self._bounds}
-            answer = await self._try({**request, "plain": False}, fetched.body)
-            if answer is None:
-                answer = await self._try({**request, "plain": True}, fetched.body)
+        started = time.perf_counter()
+        answer = await self._answer(fetched)
         if answer is None:
             raise PageError(f"The page at {shown(fetched.url)!r} cannot be read.")
         if "error" in answer:
@@ -101,19 +114,53 @@ class Extractor:
         for worker in list(self._read):
             await self._end(worker)
 
+    async def _answer(self, fetched: Fetched) -> dict[str, Any] | None:
+        """Return the answer of a worker to a page, None where it was too much both ways, now or before."""
+        digest = await asyncio.to_thread(_digest, fetched)
+        async with self._places:
+            if digest in self._unreadable:
+                self._unreadable.move_to_end(digest)
+                return None
+            request = {"url": fetched.url, "content_type": fetched.content_type, **self._bounds}
+            for plain in (False, True):
+                if (answer := await self._twice({**request, "plain": plain}, fetched.body)) is not None:
+                    return answer
+            self._unreadable[digest] = None
+            if len(self._unreadable) > _MOST_UNREADABLE:
+                self._unreadable.popitem(last=False)
+            return None
+
+    async def _twice(self, request: dict[str, Any], body: bytes) -> dict[str, Any] | None:
+        try:
+            return await self._try(request, body)
+        except _OutsideError:
+            pass
+        try:
+            return await self._try(request, body)
+        except _OutsideError as error:
+            raise WebError(
+                f"A process that reads pages {error}, twice for one page. Fix: more memory, fewer workers, or more "
+                "seconds in reader_options."
+            ) from error
+
     async def _try(self, request: dict[str, Any], body: bytes) -> dict[str, Any] | None:
-        """Return a worker's answer, None where the page was too much for it."""
+        """Return a worker's answer, None where the page was too much for it; ``_OutsideError`` for other ends."""
         worker = await self._take()
         self._read[worker] += 1
         asked = json.dumps({**request, "size": len(body)}).encode() + b"\n" + body
         try:
-            answer: dict[str, Any] = json.loads(await asyncio.wait_for(worker.ask(asked), self._seconds))
+            answer: dict[str, Any] = json.loads(await asyncio.wait_for(worker.ask(asked), _PATIENCE * self._seconds))
         except BaseException as error:
+            how = await self._how_it_ended(worker) if isinstance(error, EOFError | ConnectionError) else None
             await self._end(worker)
             if not isinstance(error, TimeoutError | EOFError | ConnectionError):
                 raise
             if self._closed:
                 raise WebError("The extractor is closed.") from error
+            if isinstance(error, TimeoutError):
+                raise _OutsideError(f"did not come to use its {self._seconds:g} s of CPU time") from error
+            if how in _OUTSIDE:
+                raise _OutsideError(f"was ended from outside (exit code {how})") from error
             return None
         if self._read[worker] >= self._recycle:
             await self._end(worker)
@@ -149,6 +196,18 @@ class Extractor:
             raise
         return worker
 
+    async def _how_it_ended(self, worker: Worker) -> int | None:
+        """Return the exit code of a process that closed its pipes, before it is killed to be sure."""
+        for _ in range(100):
+            if worker.exit_code is not None:
+                break
+            await asyncio.sleep(0.01)
+        return worker.exit_code
+
     async def _end(self, worker: Worker) -> None:
         await worker.end()
         self._read.pop(worker, None)
+
+
+def _digest(fetched: Fetched) -> bytes:
+    return hashlib.sha256(fetched.content_type.encode() + b"\n" + fetched.body).digest()

@@ -15,12 +15,15 @@ from aster_env.errors import UsageError, WebError
 from aster_env.web.base import Fetched, PageError, shown
 from aster_env.web.guard import PORTS, Guard
 from aster_env.web.inflate import Inflater
+from aster_env.web.meter import Meter, more
 from aster_env.web.robots import MAX_ROBOTS, Robots
 
 AGENT = "aster-gym"
 MAX_REDIRECTS = 5
 MAX_HEADERS = 64 * 1024
 """Bytes of a response's headers."""
+MAX_PARTS = 2**15
+"""Chunks of a body that are read; what a server sends byte by byte is cut."""
 
 _HEADERS = (
     (b"User-Agent", f"{AGENT}/0.1 (research agent; reads single pages)".encode()),
@@ -57,7 +60,7 @@ class Fetcher:
     Args:
         allow: exact ``(host, port)`` pairs that may be reached though they are not public.
         seconds: for a page in all: names, robots.txt, redirects and body.
-        max_bytes: of a body, as it was sent and as it was before compression.
+        max_bytes: of a body, as it was sent and as it was before compression. Of all that is sent with it, twice that.
         concurrency: most pages at once; others wait, without their time running.
         robots: whether robots.txt is respected. It is not asked for at an allowed host.
         guard: instead of one made from ``allow``; the fetcher closes it.
@@ -160,7 +163,8 @@ class Fetcher:
                 ssl_context=self._tls or _usual_tls(),
                 max_connections=None,
                 max_keepalive_connections=0,
-                network_backend=self._guard,
+                # Room for the headers, and for what is read along with them.
+                network_backend=Meter(self._guard, 2 * MAX_HEADERS),
             )
         target = httpcore.URL(
             scheme=url.raw_scheme,
@@ -189,14 +193,18 @@ class Fetcher:
         if kind and not kind.startswith("text/") and kind not in _READABLE and not kind.endswith(("+xml", "+json")):
             raise PageError(f"The page is of the type {shown(kind, 60)!r}, which has no text.")
         inflater = Inflater(headers.get("content-encoding", ""), most)
-        sent = 0
+        sent = count = 0
+        more(response, 2 * most)
         try:
             async for part in response.aiter_stream():
-                sent += len(part)
+                sent, count = sent + len(part), count + 1
                 inflater.feed(part)
-                if inflater.full or sent > most:
+                if inflater.full or sent > most or count == MAX_PARTS:
                     break
-            whole = not inflater.full and sent <= most and inflater.finished
+                if count % 256 == 0:
+                    # Many small chunks come without a pause.
+                    await asyncio.sleep(0)
+            whole = not inflater.full and sent <= most and count < MAX_PARTS and inflater.finished
         except (httpcore.RemoteProtocolError, httpcore.ReadError):
             if not inflater.body:
                 raise

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -37,6 +38,10 @@ _CLOSED = tuple(
 _UNICAST, _NAT64 = ipaddress.IPv6Network("2000::/3"), ipaddress.IPv6Network("64:ff9b::/96")
 _PROBE = "example.com"
 _MOST_ADDRESSES, _CONNECT_SECONDS = 4, 5.0
+_DOUBTS = 8
+"""Hosts that cannot be reached, with none that could, before the network itself is doubted."""
+_DOWN_SECONDS = 30.0
+"""How long a network that was found to be down is not tried again."""
 
 
 def is_public(address: str) -> bool:
@@ -96,6 +101,9 @@ class Guard(httpcore.AsyncNetworkBackend):
         self._backend = backend or httpcore.AnyIOBackend()
         # The loop's own threads would be lost to whoever makes names that do not resolve.
         self._threads = ThreadPoolExecutor(16, "aster-dns")
+        # Hosts in vain; None once a connection has shown that there is a network.
+        self._in_vain: set[str] | None = set()
+        self._probing, self._down_until = asyncio.Lock(), 0.0
 
     def check(self, url: str) -> httpx.URL:
         """Return an address that may be asked for, parsed and without its fragment.
@@ -159,7 +167,52 @@ class Guard(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to one of a host's addresses; see ``addresses`` for what it raises."""
+        """Connect to one of a host's addresses; see ``addresses`` for what it raises.
+
+        A network that lets nothing out looks like hosts that do not exist. After eight of them with no connection
+        ever, one to a well-known host is tried; without it no page is to blame.
+        """
+        if (host.lower(), port) in self._allow or self._in_vain is None:
+            return await self._connect(host, port, timeout, local_address, socket_options)
+        if len(self._in_vain) >= _DOUBTS:
+            await self._probe()
+        try:
+            stream = await self._connect(host, port, timeout, local_address, socket_options)
+        # A page's time may end while it waits for a connection.
+        except (asyncio.CancelledError, httpcore.NetworkError, httpcore.TimeoutException, PageError) as error:
+            if self._in_vain is not None and not (isinstance(error, PageError) and error.lasting):
+                self._in_vain.add(host)
+            raise
+        self._in_vain = None
+        return stream
+
+    async def _probe(self) -> None:
+        """Raise ``WebError`` where not even a well-known host can be connected to."""
+        async with self._probing:
+            if self._in_vain is None:
+                return
+            if time.monotonic() > self._down_until:
+                try:
+                    found = await self._resolver(_PROBE, 443)
+                    stream = await self._backend.connect_tcp(found[0], 443, _CONNECT_SECONDS)
+                except (OSError, LookupError, httpcore.NetworkError, httpcore.TimeoutException):
+                    self._down_until = time.monotonic() + _DOWN_SECONDS
+                else:
+                    self._in_vain = None
+                    await stream.aclose()
+                    return
+        raise WebError(
+            f"None of {len(self._in_vain)} hosts could be reached, nor {_PROBE}. Fix: the machine's network, or replay."
+        )
+
+    async def _connect(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None,
+        local_address: str | None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None,
+    ) -> httpcore.AsyncNetworkStream:
         bound, last = min(timeout or _CONNECT_SECONDS, _CONNECT_SECONDS), None
         for address in await self.addresses(host, port):
             try:

@@ -8,11 +8,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import httpx
 
@@ -24,6 +26,10 @@ MODES = ("off", "record", "replay", "replay_or_record")
 
 _SECRET_NAMES = {"api_key", "apikey", "key", "token", "access_token", "authorization", "password", "secret"}
 _WITHHELD = "[withheld]"
+_USER = re.compile(r"(?<=//)[^/?#\s]*@")
+_ARGUMENT = re.compile(
+    rf"([?&;#](?:\w+[._-])?(?:{'|'.join(sorted(_SECRET_NAMES))})=)[^&#\s]+?(?=['\"]?[.,:;]?(?:[&#\s]|$))", re.IGNORECASE
+)
 
 
 class ReplayMissError(WebError):
@@ -34,9 +40,11 @@ class Recorder:
     """Goes around what has ``get(url)`` or ``search(query)``: plays what was recorded, or records what comes.
 
     A folder holds ``index.jsonl``, a line for each answer, and ``bodies/``, files named by the SHA-256 of what they
-    hold. Of two answers to one request the later counts. Several processes may record into one folder. Page errors are
-    recorded too, but for those that may pass (time-outs, 429, 5xx). No header is written, no argument with the name of
-    a credential, and none of ``secrets``, in a request or an answer.
+    hold. The first answer that a recorder gets to a request serves all who ask it later, as a replay will; of two runs'
+    answers the later counts. Several processes may record into one folder. Page errors are recorded too; those that may
+    pass (time-outs, 429, 5xx) carry a mark, and ``replay_or_record`` asks again for what an earlier run did not get.
+    No header is written, no user or password of an address, no argument with the name of a credential, and none of
+    ``secrets``, in a request or an answer. What pages themselves hold is written as it is.
 
     Args:
         source: what is recorded; None where nothing but replay is wanted.
@@ -62,6 +70,8 @@ class Recorder:
         self._entries: dict[str, dict[str, Any]] = {}
         self._read_to, self._damaged = 0, 0
         self._lock = asyncio.Lock()
+        self._asked: set[str] = set()
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         if mode == "replay" and not self._index.is_file():
             raise UsageError(f"There is no recording in {str(folder)!r}. Fix: mode='record' first, or another folder.")
         if mode != "replay" and source is None:
@@ -82,15 +92,13 @@ class Recorder:
             try:
                 page: Fetched = await self._source.get(url)
             except PageError as error:
-                if not error.lasting:
-                    raise
-                return {"error": str(error)}, b""
+                return {"error": str(error), **({} if error.lasting else {"passing": True})}, b""
             told = {"url": page.url, "status": page.status, "content_type": page.content_type}
             return {**told, "truncated": page.truncated}, page.body
 
         told, body = await self._play({"get": _normal(url)}, live)
         if "error" in told:
-            raise PageError(told["error"])
+            raise PageError(told["error"], lasting="passing" not in told)
         return Fetched(body=body, **told)
 
     async def search(self, query: str, **options: Any) -> Any:
@@ -120,21 +128,32 @@ class Recorder:
     ) -> tuple[dict[str, Any], bytes]:
         line = self._withhold(json.dumps(request, sort_keys=True, ensure_ascii=True).encode())
         key = hashlib.sha256(line).hexdigest()
-        if self._mode != "record":
+        # Kept by those who hold it: the others wait for the answer of the first.
+        lock = self._asking.setdefault(key, asyncio.Lock())
+        async with lock:
+            return await self._answer(key, line, live)
+
+    async def _answer(
+        self, key: str, line: bytes, live: Callable[[], Awaitable[tuple[dict[str, Any], bytes]]]
+    ) -> tuple[dict[str, Any], bytes]:
+        if self._mode != "record" or key in self._asked:
             async with self._lock:
                 found = await asyncio.to_thread(self._find, key)
-            if found is not None:
+            again = self._mode == "replay_or_record" and key not in self._asked
+            if found is not None and not (again and "passing" in found[0]):
                 return found
             if self._mode == "replay":
+                asked = json.dumps(_without_secrets(json.loads(line)))
                 raise ReplayMissError(
-                    f"{shown(line.decode())} is not in the recording {str(self._folder)!r} "
+                    f"{shown(asked)} is not in the recording {str(self._folder)!r} "
                     f"({len(self._entries)} answers, {self._damaged} damaged lines). Fix: "
                     "mode='replay_or_record' once, with the network, or the folder that it was recorded in."
                 )
         told, body = await live()
-        written = json.loads(self._withhold(json.dumps(told).encode())), self._withhold(body)
+        written = _without_secrets(json.loads(self._withhold(json.dumps(told).encode()))), self._withhold(body)
         async with self._lock:
-            await asyncio.to_thread(self._write, key, json.loads(line), *written)
+            await asyncio.to_thread(self._write, key, _without_secrets(json.loads(line)), *written)
+        self._asked.add(key)
         # What a replay will give, so that the first run and its repetition are the same.
         return written
 
@@ -189,6 +208,7 @@ class Recorder:
         except OSError as error:
             fix = "see that the disk has room, or name another folder."
             raise WebError(f"The recording {str(self._folder)!r} cannot be written ({error}). Fix: {fix}") from error
+        self._entries[key] = {"body": name, "answer": answer}
 
     def _put(self, name: str, body: bytes) -> None:
         folder = self._bodies / name[:2]
@@ -215,6 +235,14 @@ def _forms(secret: str) -> set[bytes]:
     plain = secret.encode()
     written = {plain, quote(secret, safe="").encode(), json.dumps(secret)[1:-1].encode(), base64.b64encode(plain)}
     return {form for form in written if form}
+
+
+def _without_secrets(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a request or an answer without what addresses in it hold of credentials."""
+    return {
+        name: _ARGUMENT.sub(rf"\1{_WITHHELD}", _USER.sub(f"{_WITHHELD}@", value)) if isinstance(value, str) else value
+        for name, value in told.items()
+    }
 
 
 def _normal(url: str) -> str:

@@ -74,6 +74,14 @@ def _grpo(settings: Any) -> dict[str, Any]:
         "train.per_device_train_batch_size": max(1, 2 * GROUP // updates),
         "train.steps_per_generation": updates,
     }
+    if "retriever" in env:
+        values |= {
+            "env_kwargs.fields": None,
+            "env_kwargs.retriever": "lexical",
+            "env_kwargs.retriever_options": None,
+            "env_kwargs.world": {"passages": 1000},
+            "env_kwargs.max_tokens": 800,
+        }
     buffer = (settings.penalties or {}).get("overlong")
     if buffer is not None:
         values["penalties.overlong"] = max(1, int(buffer * most / env["max_tokens"]))

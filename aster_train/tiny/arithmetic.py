@@ -74,10 +74,9 @@ LESSON = Lesson(
     mixture_steps=150,
     mixture_rows=0,
     solved_well=0.94,
-    control="pool",
     controls=lambda _: {
-        "variables do not persist": lambda: ForgetfulPool(open_pool()),
-        "calls are never executed": InertPool,
+        "variables do not persist": lambda: {"pool": ForgetfulPool(open_pool())},
+        "calls are never executed": lambda: {"pool": InertPool()},
     },
 )
 """Arithmetic in ``ASTER/PythonMath-v0``."""

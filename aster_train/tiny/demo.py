@@ -1,4 +1,4 @@
-"""``make demo``, ``make demo-search``: cold start, evaluation, GRPO, evaluation, controls; a table and a picture.
+"""``make demo``, ``demo-search`` and ``demo-both``: cold start, evaluation, GRPO, evaluation, controls; a report.
 
 It takes minutes on a CPU.
 """
@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from aster_env.rollout import RolloutRunner
 from aster_env.tokenizers import as_tokenizer
+from aster_env.types import Trajectory
 from aster_train import grpo
 from aster_train.metrics import describe, summarize
 from aster_train.policies.hf import HFPolicy
-from aster_train.tiny import arithmetic, search
+from aster_train.tiny import arithmetic, both, search
 from aster_train.tiny.coldstart import cold_start, embedded_tokenizer
 from aster_train.tiny.lesson import Lesson
 from aster_train.tiny.report import interval, markdown, picture
 from aster_train.watch import read_warnings
 
-LESSONS = {"arithmetic": arithmetic.LESSON, "search": search.LESSON}
+LESSONS = {"arithmetic": arithmetic.LESSON, "search": search.LESSON, "both": both.LESSON}
 PROBLEMS = 256
 Score = dict[str, Any]
 
@@ -86,7 +88,7 @@ def run(seed: int, out: Path, threads: int = 1, lesson: Lesson = arithmetic.LESS
 
     log = json.loads((after_model / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     report = {"seed": seed, "before": before, "after": after, "controls": controls, "seconds": seconds, "log": log}
-    report |= {name: getattr(lesson, name) for name in ("title", "asked", "splits", "held_out")}
+    report |= {name: getattr(lesson, name) for name in ("title", "asked", "splits", "held_out", "tools")}
     report["collapse"] = read_warnings(after_model)
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (out / "report.md").write_text(markdown(report), encoding="utf-8")
@@ -104,7 +106,7 @@ def evaluate(
     for split in lesson.splits:
         with _runner(env, env_kwargs, model, split) as runner:
             for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
-                scores[f"{split} {name}"] = _score(runner, model, temperature, seed)
+                scores[f"{split} {name}"] = _score(runner, model, temperature, seed, lesson)
                 say(_line(f"{split}, {name}", scores[f"{split} {name}"]))
     return scores
 
@@ -115,12 +117,14 @@ def evaluate_controls(
     """Return the scores on held-out tasks, sampled, with each of the lesson's controls."""
     scores = {}
     for name, make in lesson.controls(env_kwargs).items():
-        control: Any = make()
-        with _runner(env, {**env_kwargs, lesson.control: control}, model, lesson.held_out) as runner:
+        replaced = make()
+        with _runner(env, {**env_kwargs, **replaced}, model, lesson.held_out) as runner:
             try:
-                scores[name] = _score(runner, model, 1.0, seed)
+                scores[name] = _score(runner, model, 1.0, seed, lesson)
             finally:
-                runner.call(control.close)
+                for argument in replaced.values():
+                    if hasattr(argument, "close"):
+                        runner.call(argument.close)
         say(_line(name, scores[name]))
     return scores
 
@@ -132,7 +136,7 @@ def _runner(env: str, env_kwargs: Mapping[str, Any], model: Path, split: str) ->
     return RolloutRunner(env, max_concurrent=32, env_kwargs={**env_kwargs, **changed, "tokenizer": tokenizer})
 
 
-def _score(runner: RolloutRunner, model: Path, temperature: float, seed: int) -> Score:
+def _score(runner: RolloutRunner, model: Path, temperature: float, seed: int, lesson: Lesson) -> Score:
     loaded = AutoModelForCausalLM.from_pretrained(model)
     tokenizer = as_tokenizer(AutoTokenizer.from_pretrained(model))
     policy = HFPolicy(loaded, tokenizer, temperature=temperature, seed=seed)
@@ -145,7 +149,21 @@ def _score(runner: RolloutRunner, model: Path, temperature: float, seed: int) ->
         "episodes": count,
         "calls": summary["tools/calls_mean"],
         "errors": summary["tools/error_ratio"],
+        **({"tools": _count_tools(trajectories, lesson.tools)} if lesson.tools else {}),
     }
+
+
+def _count_tools(trajectories: Sequence[Trajectory], tools: Sequence[str]) -> dict[str, int]:
+    """Return how many episodes executed all of the tools, how many are right, and how many are both."""
+    whole = [executed(trajectory).issuperset(tools) for trajectory in trajectories]
+    right = [trajectory.reward == 1.0 for trajectory in trajectories]
+    return {"all": sum(whole), "right": sum(right), "all and right": sum(map(all, zip(whole, right, strict=True)))}
+
+
+def executed(trajectory: Trajectory) -> set[str]:
+    """Return the tools that an episode executed: a call past a limit has no result, one that is refused a problem."""
+    turns = pairwise(trajectory.turns)
+    return {call.name for turn, after in turns if after.results for call in turn.calls if call.problem is None}
 
 
 def _grpo_arguments(lesson: Lesson, seed: int, model: Path, out: Path) -> list[str]:

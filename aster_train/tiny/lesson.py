@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,9 @@ class Lesson:
         mixture_steps: updates on the mixture.
         mixture_rows: how many rows of each of ``rows`` go on beside it, so that its guesses do not spoil copying.
         solved_well: what share of ``CHECKED`` tasks, solved greedily, is enough.
-        control: the environment's argument that a control replaces.
-        controls: makes the controls by name, from the environment's arguments; each has ``close()``, a coroutine.
+        controls: by name, what makes the arguments of the environment that a control replaces; all of them get the
+            environment's own. An argument that has ``close()``, a coroutine, is closed.
+        tools: those that a solution needs, where there are several: the report counts who executed all of them.
     """
 
     title: str
@@ -65,8 +67,22 @@ class Lesson:
     mixture_steps: int
     mixture_rows: int
     solved_well: float
-    control: str
-    controls: Callable[[Mapping[str, Any]], Mapping[str, Callable[[], Any]]]
+    controls: Callable[[Mapping[str, Any]], Mapping[str, Callable[[], Mapping[str, Any]]]]
+    tools: Sequence[str] = ()
+
+
+def around(render: Callable[[str], str]) -> Callable[[str], str]:
+    """Return what ``render`` does to a text without structure, faster."""
+    before, after = render("0").split("0")
+    return lambda text: before + text + after
+
+
+def alike(rows: Iterator[Row], rng: np.random.Generator, batch: int, batches: int = 4) -> Iterator[Row]:
+    """Yield the rows in an order that puts those of about the same length into a batch: less of it is padding."""
+    while True:
+        ordered = sorted(islice(rows, batch * batches), key=lambda row: len(row["input_ids"]))
+        for n in rng.permutation(batches):
+            yield from ordered[n * batch : (n + 1) * batch]
 
 
 def make_row(before: list[int], ids: list[int]) -> Row:

@@ -36,12 +36,28 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines.append(f"| {kind}, {how} | {_cell(before)} | {_cell(after)} | {calls} |")
     for name, score in report["controls"].items():
         lines.append(f"| control: {name} | | {_cell(score)} | {score['calls']:.2f} |")
+    lines += _tool_lines(report)
     total = sum(report["seconds"].values())
     parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in report["seconds"].items())
     episodes = report["after"][f"{report['held_out']} sampled"]["episodes"]
     lines += ["", f"{episodes} {report['asked']} each, 95 % intervals. {total:.0f} seconds: {parts}.", ""]
     lines += [*warning_lines(report["collapse"]), ""]
     return "\n".join(lines)
+
+
+def _tool_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return the table of who executed all tools, where a solution needs several."""
+    if not report.get("tools"):
+        return []
+    lines = ["", f"| executed {' and '.join(report['tools'])} | cold start | after GRPO | of the right ones |"]
+    lines.append("|---|---|---|---|")
+    for name, kind in report["splits"].items():
+        for how in ("sampled", "greedy"):
+            before, after = (report[when][f"{name} {how}"] for when in ("before", "after"))
+            cells = [f"{score['tools']['all']} of {score['episodes']}" for score in (before, after)]
+            right = f"{after['tools']['all and right']} of {after['tools']['right']}"
+            lines.append(f"| {kind}, {how} | {cells[0]} | {cells[1]} | {right} |")
+    return lines
 
 
 def picture(report: Mapping[str, Any], path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from aster_env.types import Message, Task
 from aster_train.examples import IGNORED
 from aster_train.tiny.controls import ElsewhereRetriever, EmptyRetriever
 from aster_train.tiny.expert import Expert
-from aster_train.tiny.lesson import Lesson, Row, make_row
+from aster_train.tiny.lesson import Lesson, Row, alike, around, make_row
 from aster_train.tiny.searcher import CLEAN, MIXTURE, Searcher
 from aster_train.tiny.tokenizer import make_tokenizer
 
@@ -32,55 +31,66 @@ WORLDS, WORLD_SIZE = range(1, 13), 2000
 SHOWN = 2
 """Passages of a search, as ``top_n`` of the configuration has it."""
 FRAME = ("user\n", "assistant", '\n{"name": "search", "arguments": {"query": "', '"}}\n', "\\boxed{")
-PIECES = "|".join([*map(re.escape, FRAME), r"\d{1,2}", r"\p{Lu}\p{Ll}*", r" ?\p{Ll}+"])
-"""What surrounds questions, searches and answers; pairs of digits; a name without the space before it, so that it is
-the same tokens wherever it stands, and can be copied; other words with it."""
+"""What surrounds questions, searches and answers."""
+PIECES = (r"\d{1,2}", r"\p{Lu}\p{Ll}*", r" ?\p{Ll}+")
+"""Pairs of digits; a name without the space before it, so that it is the same tokens wherever it stands, and can be
+copied; other words with it."""
+
+Ask = Callable[[int], list[Task]]
+"""Returns tasks about the world of a seed."""
 
 
-def make_search_tokenizer(texts: Any) -> Any:
+def make_search_tokenizer(texts: Iterable[str], frame: tuple[str, ...] = FRAME) -> Any:
     """Return a tokenizer that writes a name as the same few tokens everywhere."""
     # Each of the frame's pieces is a single token, however many more names the texts hold.
-    return make_tokenizer([*texts, *FRAME * 3000], 1024, PIECES)
+    return make_tokenizer([*texts, *frame * 3000], 1024, "|".join([*map(re.escape, frame), *PIECES]))
+
+
+def ask_single(seed: int) -> list[Task]:
+    """Return a world's questions.
+
+    Of both its parts: the unseen part of any world has names of a language that its other part lacks.
+    """
+    asked = functools.partial(generated, kinds=KINDS, world_seed=seed, passages=WORLD_SIZE)
+    return [*asked("train", size=2400), *asked("unseen", size=600)]
 
 
 @functools.cache
-def other_world(seed: int) -> tuple[list[Task], dict[str, Passage], dict[str, list[Passage]]]:
-    """Return a world's questions, its passages by id, and by title."""
+def other_world(seed: int, ask: Ask) -> tuple[list[Task], dict[str, Passage], dict[str, list[Passage]]]:
+    """Return what is asked about a world, its passages by id, and by title."""
     found = {passage.id: passage for passage in passages(make_world(seed, WORLD_SIZE))}
     titled: dict[str, list[Passage]] = {}
     for passage in found.values():
         titled.setdefault(passage.title, []).append(passage)
-    asked = functools.partial(generated, kinds=KINDS, world_seed=seed, passages=WORLD_SIZE)
-    # Both parts of those worlds: the unseen part of any world has names of a language that its other part lacks.
-    return [*asked("train", size=2400), *asked("unseen", size=600)], found, titled
+    return ask(seed), found, titled
 
 
 def query_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
     """Yield rows in which the name in a question is copied into a search for it."""
     writer, encode = Searcher(dialect, ()), dialect.tokenizer.encode
-    asked = _around(lambda text: dialect.prompt([Message("user", text)], {}))
+    asked = around(lambda text: dialect.prompt([Message("user", text)], {}))
     while True:
-        task, _ = _draw(rng, 1)
+        task, _ = draw(rng, 1)
         yield make_row(encode(asked(task.prompt)), encode(writer.call(task.metadata["queries"][0])))
 
 
 def reading_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
     """Yield rows of whole episodes in which each search finds just the passage that was wanted."""
-    return _alike(_episodes(dialect, rng, 1), rng, 64)
+    return alike(_episodes(dialect, rng, 1), rng, 64)
 
 
 def answer_rows(dialect: Dialect, rng: np.random.Generator) -> Iterator[Row]:
     """Yield rows of whole episodes in which each search finds ``SHOWN`` passages, the wanted one at any place."""
-    return _alike(_episodes(dialect, rng, SHOWN), rng, 32)
+    return alike(_episodes(dialect, rng, SHOWN), rng, 32)
 
 
 def _episodes(dialect: Dialect, rng: np.random.Generator, shown: int) -> Iterator[Row]:
     """Yield rows of whole episodes: every search, what it finds, and the answer, copied from there."""
     writer, encode = Searcher(dialect, ()), dialect.tokenizer.encode
-    asked = _around(lambda text: dialect.prompt([Message("user", text)], {}))
-    observed = _around(dialect.observation)
+    asked = around(lambda text: dialect.prompt([Message("user", text)], {}))
+    observed = around(dialect.observation)
     while True:
-        task, results = _draw(rng, shown)
+        task, results = draw(rng, shown)
         ids = encode(asked(task.prompt))
         labels = [IGNORED] * len(ids)
         value = next(answer for answer in task.answers if answer in results[-1])
@@ -92,23 +102,9 @@ def _episodes(dialect: Dialect, rng: np.random.Generator, shown: int) -> Iterato
         yield {"input_ids": ids + last["input_ids"], "labels": labels + last["labels"]}
 
 
-def _alike(rows: Iterator[Row], rng: np.random.Generator, batch: int, batches: int = 4) -> Iterator[Row]:
-    """Yield the rows in an order that puts those of about the same length into a batch: less of it is padding."""
-    while True:
-        ordered = sorted(islice(rows, batch * batches), key=lambda row: len(row["input_ids"]))
-        for n in rng.permutation(batches):
-            yield from ordered[n * batch : (n + 1) * batch]
-
-
-def _around(render: Callable[[str], str]) -> Callable[[str], str]:
-    """Return what ``render`` does to a text without structure, faster."""
-    before, after = render("0").split("0")
-    return lambda text: before + text + after
-
-
-def _draw(rng: np.random.Generator, shown: int) -> tuple[Task, list[str]]:
-    """Return a question of another world, and the results of its ideal searches."""
-    tasks, found, titled = other_world(WORLDS[int(rng.integers(len(WORLDS)))])
+def draw(rng: np.random.Generator, shown: int, ask: Ask = ask_single) -> tuple[Task, list[str]]:
+    """Return a question of another world, and the results of its ideal searches: ``shown`` passages each."""
+    tasks, found, titled = other_world(WORLDS[int(rng.integers(len(WORLDS)))], ask)
     task = tasks[int(rng.integers(len(tasks)))]
     results = []
     for name in task.metadata["supporting"]:
@@ -122,9 +118,10 @@ def _draw(rng: np.random.Generator, shown: int) -> tuple[Task, list[str]]:
     return task, results
 
 
-def _texts() -> Iterator[str]:
+def texts(ask: Ask = ask_single) -> Iterator[str]:
+    """Yield what is asked about three worlds, and their passages."""
     for seed in WORLDS[:3]:
-        tasks, found, _ = other_world(seed)
+        tasks, found, _ = other_world(seed, ask)
         yield from (task.prompt for task in tasks)
         yield from (f"[1] {passage.title}\n{passage.text}\n\n" for passage in found.values())
 
@@ -133,7 +130,8 @@ def _expert(env: ToolEnv, shares: Mapping[str, float], seed: int) -> Expert:
     return Expert(env.tokenizer, shares, seed, Searcher(env.dialect, env.tasks))
 
 
-def _controls(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def find_controls(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the controls of what searches find; see ``Lesson``."""
     world = {**WORLD, **env_kwargs.get("world", {})}
 
     def elsewhere() -> Retriever:
@@ -141,7 +139,10 @@ def _controls(env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         titles = [task.metadata["queries"][0] for task in asked]
         return ElsewhereRetriever(open_retriever("lexical", corpus=str(generated_corpus(**world))), titles)
 
-    return {"searches find nothing": EmptyRetriever, "searches find other passages": elsewhere}
+    return {
+        "searches find nothing": lambda: {"retriever": EmptyRetriever()},
+        "searches find other passages": lambda: {"retriever": elsewhere()},
+    }
 
 
 LESSON = Lesson(
@@ -154,7 +155,7 @@ LESSON = Lesson(
     clean=CLEAN,
     mixture=MIXTURE,
     tokenizer=make_search_tokenizer,
-    texts=_texts,
+    texts=texts,
     rows={"queries": query_rows, "reading": reading_rows, "answers": answer_rows},
     read={"queries": (300, 64), "reading": (450, 64), "answers": (150, 32)},
     episodes=(600, 1200),
@@ -163,7 +164,6 @@ LESSON = Lesson(
     mixture_steps=80,
     mixture_rows=400,
     solved_well=0.9,
-    control="retriever",
-    controls=_controls,
+    controls=find_controls,
 )
 """Search in ``ASTER/WikiQA-v0``."""

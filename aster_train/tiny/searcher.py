@@ -47,16 +47,20 @@ class Searcher:
             kind: a behaviour of ``MIXTURE``.
             rng: decides an episode's details; equal at each of its turns.
         """
-        asked = _QUESTION.search(context)
-        if asked is None or asked[1] not in self.tasks:
-            raise ValueError(f"not one of the {len(self.tasks)} questions: {context[:200]!r}")
-        task, other = self.tasks[asked[1]], self._all[int(rng.integers(len(self._all)))]
+        task, other = self.asked(context), self._all[int(rng.integers(len(self._all)))]
         queries = task.metadata["queries"]
         calls = context.count("<tool_call>")
         if kind != "skip" and calls < len(queries):
             return self.call(_spoil(queries, other, kind)[calls])
         found = "\n".join(_FOUND.findall(context))
         return self.answer(_read(task, other, kind, found, rng))
+
+    def asked(self, context: str) -> Task:
+        """Return the task that an episode is about; ``ValueError`` if it is none of those that are played."""
+        asked = _QUESTION.search(context)
+        if asked is None or asked[1] not in self.tasks:
+            raise ValueError(f"not one of the {len(self.tasks)} questions: {context[:200]!r}")
+        return self.tasks[asked[1]]
 
     def call(self, query: str) -> str:
         """Return the turn that searches for ``query``."""

@@ -58,8 +58,8 @@ class MultiToolEnv(ToolEnv):
         tasks_path: a local file for a preset, instead of the hub.
         fields: where a task's parts are in a row of a file or hub dataset: ``{"prompt": column, "answers": column}``.
         kind: of the tasks of a file or hub dataset: ``"math"`` or ``"qa"``.
-        task_options: of the generated tasks: ``mix``, ``size``, ``seed``, ``level``, ``kinds``, ``operations``; see
-            ``tasks.generated``.
+        task_options: of the generated tasks: ``mix``, ``size``, ``seed``, ``level``, ``kinds``, ``operations``,
+            ``about``; see ``tasks.generated``.
         corpus: see ``WikiQAEnv``, as ``world``, ``retriever``, ``retriever_options``, ``top_n`` and ``max_queries``.
         site: of the generated site, with the tool ``visit`` alone: ``seed``, ``size`` (about how many pages).
         timeout: seconds that a call of ``python`` may take; see ``PythonMathEnv``, as ``pool``, ``pool_options`` and
@@ -123,9 +123,9 @@ class MultiToolEnv(ToolEnv):
         families = {"generated": functools.partial(GENERATORS["generated"], **about)}
         task_options = _read_options(tasks, task_options, self._names)
         loaded = load_tasks(tasks, generators=families, options=task_options, **given)
-        _check_match(tasks, loaded, library.corpus)
+        _check_match(tasks, loaded, library.corpus, self._names)
         if "visit" in self._names:
-            self._box.walk(loaded, split, place)
+            self._box.walk(loaded, split, place, asked=site is not None)
         chosen = choose_reward(reward, REWARDS, options.get("dialect", "hermes"))
         super().__init__(loaded, chosen, instruction=instruction, limits=limits, **options)
         self.require_tool = check_require_tool(require_tool, chosen)
@@ -192,15 +192,20 @@ def _read_options(tasks: Any, options: Any, tools: Sequence[str]) -> Any:
     elif tasks == "generated" and "visit" in tools and "mix" not in (options or {}):
         options = {**(options or {}), "mix": {**MIX, "web": 1}}
     for name in options or () if tasks == "generated" else ():
-        known = ("mix", "size", "seed", "level", "kinds", "operations")
+        known = ("mix", "size", "seed", "level", "kinds", "operations", "about")
         check_name("option of the generated tasks (of their world: world)", name, known)
     return options
 
 
-def _check_match(tasks: Any, loaded: TaskSet, corpus: str | None) -> None:
-    """Raise ``UsageError`` where tasks cannot be scored, or ask about another world than the corpus tells of."""
+def _check_match(tasks: Any, loaded: TaskSet, corpus: str | None, tools: Sequence[str]) -> None:
+    """Raise ``UsageError`` where tasks cannot be scored, or ask about another world than the tools reach."""
     for task in loaded:
         check_name(f"kind of the task {task.id!r}", task.kind, ("math", "qa"))
+        if "visit" not in tools and isinstance(task.metadata.get("site"), Mapping):
+            raise UsageError(
+                f"The task {task.id!r} is about a web site, and tools={tuple(tools)!r} has no 'visit'. "
+                "Fix: tools=('python', 'search', 'visit')."
+            )
     generated = isinstance(tasks, str) and tasks == "generated"
     asks = [task for task in loaded if task.kind == "qa" or task.metadata.get("family") == "both"]
     if generated and asks and corpus not in (None, "generated"):

@@ -1,7 +1,8 @@
 """Problems that need both tools: numbers of the generated world, to be searched, and what to compute from them.
 
 Every answer is a whole number above 9,999 or has decimals, and the encyclopedia states no such number: searching alone
-does not find it, and code alone has nothing to compute from.
+does not find it, and code alone has nothing to compute from. Code is a help, no necessity: who is good at sums can do
+without it, and most easily for ``mean``, the mean of a few years.
 """
 
 from __future__ import annotations
@@ -97,17 +98,14 @@ def power(world: World, unseen: bool, draw: Draw) -> Iterator[Problem]:
 
 
 def days(world: World, unseen: bool, draw: Draw) -> Iterator[Problem]:
-    """Yield the days between two births."""
+    """Yield the days from one birth to a later one."""
     people = [person for person in world.entities["person"] if person.unseen == unseen]
     while True:
         pair = sorted((draw.pick(people), draw.pick(people)), key=lambda person: person.facts["born_on"])
         dates = [person.facts["born_on"] for person in pair]
         numbers = tuple(_number_of(person, "born_on", DIRECT["person", "born_on"]) for person in pair)
-        first, second = draw.shuffled(pair)
-        asked = (
-            f"How many days lie between the date of birth of {first.mention} and that of {second.mention}, both in "
-            "the Gregorian calendar?"
-        )
+        first, second = pair
+        asked = f"How many days after {first.mention} was {second.mention} born, by the Gregorian calendar?"
         yield _problem("days", numbers, asked, f"({_date(dates[1])} - {_date(dates[0])}).days")
 
 

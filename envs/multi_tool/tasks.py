@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -24,6 +24,8 @@ from aster_env.types import Task
 from .problems import OPERATIONS, Problem, possible
 
 FAMILIES = ("math", "qa", "both", "web")
+ABOUT = ("town", "organisation", "work", "person")
+"""Whose years the problems that need both tools ask for."""
 MIX: Mapping[str, float] = {"math": 1, "qa": 1, "both": 2}
 """How many tasks of each family there are, as shares of any unit; those of ``"web"`` need the tool ``visit``."""
 
@@ -37,6 +39,7 @@ def generated(
     level: int = 2,
     kinds: str | Sequence[str] = tuple(KINDS),
     operations: str | Sequence[str] = tuple(OPERATIONS),
+    about: str | Sequence[str] = ABOUT,
     world_seed: int = 0,
     passages: int = 20_000,
     site_seed: int = 0,
@@ -57,6 +60,7 @@ def generated(
         level: of the mathematics, 1 to 5.
         kinds: of the questions, one or several of ``wiki_qa``'s.
         operations: of the problems that need both tools, one or several of ``problems.OPERATIONS``, taken in turn.
+        about: whose years these ask for, one or several of ``ABOUT``; ``days``, ``total`` and ``mean`` are of persons.
         world_seed: of the world.
         passages: about how many passages tell the world.
         site_seed: of the generated site.
@@ -74,7 +78,7 @@ def generated(
     makers: dict[str, Callable[[int], TaskSet]] = {
         "math": lambda count: generated_math(split, level=level, size=count, seed=seed),
         "qa": lambda count: generated_qa(split, size=count, seed=seed, kinds=kinds, **world),
-        "both": functools.partial(_both, split, seed, operations, **world),
+        "both": functools.partial(_both, split, seed, operations, about, **world),
         "web": lambda count: generated_web(split, size=count, seed=seed, site_seed=site_seed, pages=pages),
     }
     made = {name: iter(makers[name](count)) for name, count in counts.items()}
@@ -83,15 +87,21 @@ def generated(
 
 
 def _both(
-    split: str, seed: int, operations: str | Sequence[str], count: int, *, world_seed: int, passages: int
+    split: str,
+    seed: int,
+    operations: str | Sequence[str],
+    about: str | Sequence[str],
+    count: int,
+    *,
+    world_seed: int,
+    passages: int,
 ) -> TaskSet:
     """Return tasks that need both tools."""
-    chosen = (operations,) if isinstance(operations, str) else tuple(operations)
-    for name in chosen:
-        check_name("operation", name, OPERATIONS)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise UsageError(f"operations={operations!r} is not allowed. Allowed: each of {', '.join(OPERATIONS)} once.")
+    chosen, kinds = _read_names("operations", operations, OPERATIONS), _read_names("about", about, ABOUT)
+    if "person" not in kinds and (of_persons := set(chosen) & {"days", "total", "mean"}):
+        raise UsageError(f"about={about!r} leaves {', '.join(sorted(of_persons))} nobody. Fix: add 'person'.")
     world = make_world(world_seed, passages)
+    world = replace(world, entities={kind: group if kind in kinds else [] for kind, group in world.entities.items()})
     unseen = split == "unseen"
     drawn = [filter(possible, OPERATIONS[name](world, unseen, Draw(f"both {seed} {name}"))) for name in chosen]
     problems = list(islice(in_turn([fresh(source, split) for source in drawn]), count))
@@ -102,6 +112,16 @@ def _both(
         )
     name = f"{world_seed}:{passages}:"
     return TaskSet([_task(problem, split, name) for problem in problems], f"both-{split}")
+
+
+def _read_names(argument: str, given: str | Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Return one or several names, each once."""
+    names, allowed = (given,) if isinstance(given, str) else tuple(given), tuple(known)
+    for name in names:
+        check_name(argument, name, allowed)
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"{argument}={given!r} is not allowed. Allowed: each of {', '.join(allowed)} once.")
+    return names
 
 
 def _task(problem: Problem, split: str, world: str) -> Task:

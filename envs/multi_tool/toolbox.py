@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aster_env.envs.web_walker.access import Access, Web
-from aster_env.envs.web_walker.site import build_site
+from aster_env.envs.web_walker.env import site_of
 from aster_env.envs.wiki_qa.library import Library
 from aster_env.errors import check_name
 from aster_env.kernels.base import KernelPool
@@ -15,7 +15,7 @@ from aster_env.kernels.shared import lease_pool, release_pool
 from aster_env.retrieval import Retriever
 from aster_env.tasks import TaskSet
 from aster_env.tools.base import Tool
-from aster_env.tools.browse import BrowseTool
+from aster_env.tools.browse import BrowseTool, check_web_limits
 from aster_env.tools.links import Links
 from aster_env.tools.python import PythonTool, check_call_limits
 from aster_env.tools.search import SearchTool, check_search_limits
@@ -50,6 +50,8 @@ class Toolbox:
         self._most = _read_output(max_output, names)
         check_call_limits(timeout, self._most["python"])
         check_search_limits(top_n, self._most["search"], max_queries)
+        if "visit" in names:
+            check_web_limits(max_output=self._most["visit"])
         self._names, self._library, self._pool = names, library, pool
         self._timeout, self._search_limits = timeout, (top_n, self._most["search"], max_queries)
         self._access: Access | None = None
@@ -57,16 +59,21 @@ class Toolbox:
         self._retriever: Retriever | None = None
         self._web: Web | None = None
 
-    def walk(self, tasks: TaskSet, split: str | None, site: Mapping[str, int]) -> None:
+    def walk(self, tasks: TaskSet, split: str | None, site: Mapping[str, int], asked: bool) -> None:
         """Choose the site that ``visit`` walks: the one that tasks are about, else that of a split.
 
+        Args:
+            tasks: those of a site say in their metadata of which.
+            split: ``"test"``, or another.
+            site: its seed and size.
+            asked: whether a user named it, so that tasks about another are refused.
+
         Raises:
-            UsageError: a number of the site is not allowed.
+            UsageError: a number of the site is not allowed, or tasks are about several, or another than was asked for.
             MissingExtraError: what reads pages is not installed.
         """
-        named = next((task.metadata["site"] for task in tasks if isinstance(task.metadata.get("site"), Mapping)), None)
-        place = named or {**site, "split": "test" if split == "test" else "train"}
-        self._access = Access("site", None, build_site(**place), None, "off", None, None)
+        place = site_of(tasks, {**site, "split": "test" if split == "test" else "train"}, asked)
+        self._access = Access("site", None, place, None, "off", None, None)
 
     async def open(self) -> list[Tool]:
         """Return the tools.

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from aster_env import loops
+from aster_env.endpoints import read_key
 from aster_env.errors import UsageError, check_name
 from aster_env.web import Extractor, Fetcher, Recorder, Source
 from aster_env.web.providers import PROVIDERS, Provider, open_provider, recorded
+from aster_env.web.providers.wires import WIRES
 from aster_env.web.record import MODES
 
 from .site import Site, SiteSearch, SiteServer, site_guard
@@ -62,8 +64,9 @@ class Web:
                 assert provider is not None
                 self.pages, self.search = pages, provider
             else:
-                self.pages = Recorder(pages, access.folder, access.mode)  # type: ignore[arg-type]
-                self.search = recorded(provider, access.folder, access.mode, access.name)  # type: ignore[arg-type]
+                place, secrets = (access.folder, access.mode), access.secrets()
+                self.pages = Recorder(pages, *place, secrets)  # type: ignore[arg-type]
+                self.search = recorded(provider, *place, access.name, secrets)  # type: ignore[arg-type]
             if replay and access.folder is not None:
                 self.about["recording_sha256"] = await asyncio.to_thread(_digest, access.folder)
             self._open = True
@@ -147,6 +150,13 @@ class Access:
         if self.site is not None:
             return SiteSearch(self.site)
         return open_provider(self._provider, **self._provider_options)
+
+    def secrets(self) -> list[str]:
+        """Return what no recording may hold: the key of a search service."""
+        if not _is_service(self._provider):
+            return []
+        given = self._provider_options.get("key_variable")
+        return list(filter(None, [read_key(WIRES[self.name].key_variable if given is None else given)]))
 
     def _describe(self) -> dict[str, str]:
         about = {"web": "the web", "provider": self.name}

@@ -116,7 +116,7 @@ class WebWalkerEnv(ToolEnv):
             generators={"generated": about},
             options=task_options,
         )
-        self.site = _site_of(loaded, wanted, site is not None)
+        self.site = site_of(loaded, wanted, site is not None)
         self._access = Access(provider, provider_options, self.site, record, mode, fetch_options, reader_options)
         chosen = choose_reward(reward, REWARDS, options.get("dialect", "hermes"))
         super().__init__(loaded, chosen, instruction=instruction, limits=limits, **options)
@@ -179,8 +179,17 @@ def _read_site(given: Any, tasks: Any, task_options: Any, provider: Any) -> dict
     return {"seed": 0, "size": 300, "split": "train", **(given or {})}
 
 
-def _site_of(tasks: TaskSet, wanted: Mapping[str, Any], asked: bool) -> Site:
-    """Return the site that the tasks are about, as their metadata says; else the one that is wanted."""
+def site_of(tasks: TaskSet, wanted: Mapping[str, Any], asked: bool) -> Site:
+    """Return the site that the tasks are about, as their metadata says; else the one that is wanted.
+
+    Args:
+        tasks: of any kind.
+        wanted: ``seed``, ``size`` and ``split``.
+        asked: whether a user named the site, so that tasks about another are refused.
+
+    Raises:
+        UsageError: tasks are about several sites, or about another than was asked for.
+    """
     about: list[Mapping[str, Any]] = []
     for task in tasks:
         named = task.metadata.get("site")

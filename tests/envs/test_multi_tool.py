@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from collections import Counter
 
 import gymnasium as gym
@@ -309,11 +311,28 @@ def test_three_tools_in_one_episode_walk_the_site_beside_searching_and_computing
     sources = info["trajectory"].sources
     assert (sources["retriever"], sources["web.web"]) == ("lexical", "generated site")
     env.close()
+    other = dataclasses.replace(task, id="other", metadata={**task.metadata, "site": {"seed": 5, "size": 300}})
     for options, said in (
         ({"site": {"seed": 1}}, "with the tool 'visit'"),
         ({"task_options": {"mix": {"web": 1}}}, "tasks of the web"),
         ({"tools": ["visit"], "site": {"pages": 3}}, "option of the generated site"),
         ({"tools": ["visit"], "split": "unseen"}, "Unknown split"),
+        ({"tools": ["python", "visit"], "max_output": {"visit": 500}}, "max_output=500 is not allowed"),
+        ({"tools": ["python", "visit"], "max_output": 500}, "max_output=500 is not allowed"),
+        ({"tasks": [task], "task_options": None}, "no 'visit'"),
+        ({"tools": ["visit"], "tasks": [task], "task_options": None, "site": {"seed": 9}}, "Fix: leave site out"),
+        ({"tools": ["visit"], "tasks": [task, other], "task_options": None}, "2 generated sites"),
     ):
         with pytest.raises(UsageError, match=said):
             make(**options)
+
+
+def test_days_are_asked_for_from_the_earlier_birth_to_the_later():
+    env = make(task_options={"size": 5, "mix": {"both": 1}, "operations": ["days"]})
+    for task in env.tasks:
+        first, second = re.match(r"How many days after (.+) was (.+) born, by the", task.prompt).groups()
+        names = [title.partition(" (")[0] for title in task.metadata["queries"]]
+        assert names[0] in first
+        assert names[1] in second
+        assert int(task.answers[0]) > 0
+    env.close()

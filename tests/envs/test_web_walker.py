@@ -239,6 +239,20 @@ def test_a_recorded_walk_repeats_without_a_server_and_misses_end_the_episode_uns
     env.close()
 
 
+@pytest.mark.parametrize("options", [{}, {"key_variable": "OTHER_KEY"}])
+def test_the_key_of_a_provider_is_kept_out_of_recordings(tmp_path, monkeypatch, options):
+    variable = options.get("key_variable", "TAVILY_API_KEY")
+    monkeypatch.setenv(variable, "tvly-secret")
+    tasks = [Task("a", "Who?", ("x",), "qa")]
+    env = WebWalkerEnv(
+        tasks=tasks, provider="tavily", provider_options=options, record=tmp_path / "walk", mode="record", view="text"
+    )
+    env.reset(seed=0)
+    assert env._web.pages._withhold(b"tvly-secret") == b"[withheld]"
+    assert env._web.search._recorder._withhold(b"tvly-secret") == b"[withheld]"
+    env.close()
+
+
 class Down:
     closed = False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aster_env.cli import main
-from aster_env.errors import UnknownNameError
+from aster_env.errors import UnknownNameError, UsageError
 from aster_env.evaluate.command import read_settings
 from aster_env.evaluate.records import SAMPLES, read_run
 from aster_env.making import make_envs
@@ -68,6 +68,17 @@ def test_two_runs_are_compared(tmp_path, capsys):
     assert aster("compare", tmp_path / "0", tmp_path / "other", "--anyway") == 0
 
 
+def test_one_run_is_compared_with_that_of_its_task_set_among_several(tmp_path, capsys):
+    several = tmp_path / "several"
+    for folder in (several / "tasks", several / "more", tmp_path / "alone"):
+        assert aster(ENVIRONMENT, "--policy", BY_SEED, "--out", folder) == 0
+    capsys.readouterr()
+    assert aster("compare", several, tmp_path / "alone", "--json", "--out", tmp_path / "out") == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["a"], found["ties"]) == (str(several / "tasks"), 6)
+    assert (tmp_path / "out/tasks/compare.html").is_file()
+
+
 def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert aster(ENVIRONMENT, "--policy", BY_SEED, "--limit", 1) == 0
@@ -91,6 +102,7 @@ def test_without_a_folder_a_new_one_is_made(tmp_path, monkeypatch, capsys):
         ([ENVIRONMENT, "--policy", BY_SEED, "--budgets", "99999"], "budgets: 99999 is not allowed"),
         ([ENVIRONMENT, "--policy", BY_SEED, "--protocol", "astre"], "Did you mean 'aster'"),
         ([ENVIRONMENT, "--policy", BY_SEED, "--protocol", "aster"], "has no tasks for"),
+        ([ENVIRONMENT, "--policy", BY_SEED, "--protocol", "aster", "--tasks", "aime24"], "has no tasks for"),
         ([ENVIRONMENT, "--policy", BY_SEED, "--env-kwargs", '{"max_tokens": 5}'], "Fix: pass --max-tokens"),
         ([ENVIRONMENT, "--policy", BY_SEED, "--tasks", "a/x.jsonl", "b/x.jsonl"], "Two task sets are called 'x'"),
         (["ASTER/PythonMaths-v0", "--policy", BY_SEED], "ASTER/PythonMath-v0"),
@@ -132,6 +144,13 @@ def test_tool_stars_protocol_is_as_published_and_its_environment_takes_it():
 def test_an_unknown_module_is_refused_by_its_name():
     with pytest.raises(UnknownNameError, match="Did you mean 'backtracker'"):
         read_settings("ASTER/MultiTool-v0", {**MATH, "modules": ["backtraker"]})
+
+
+def test_modules_are_refused_with_a_chat_endpoint_before_it_is_asked():
+    given = {"policy": "chat", "model": "m", "url": "http://127.0.0.1:9/v1", "modules": ["backtracker"]}
+    with pytest.raises(UsageError, match="need a policy that takes token ids"):
+        read_settings("ASTER/MultiTool-v0", given)
+    assert read_settings("ASTER/MultiTool-v0", {**given, "modules": []}).policy.kind == "chat"
 
 
 def test_what_is_given_goes_over_the_protocol():

@@ -7,6 +7,7 @@ import pytest
 from aster_env.errors import UsageError
 from aster_env.evaluate.compare import compare
 from aster_env.evaluate.records import Run
+from aster_env.evaluate.report import compare_text
 from tests.evaluate.test_statistics import run_of, sample
 
 
@@ -63,6 +64,19 @@ def test_runs_of_different_things_are_refused_unless_asked_for(change, named):
     with pytest.raises(UsageError, match=named):
         compare(a, b)
     assert compare(a, b, anyway=True)["problems"] == 1
+
+
+def test_what_differs_and_what_has_no_score_is_said():
+    a = run_with({"p": [1, None], "q": [1]})
+    b = run_with({"p": [1, 1, 1, 1], "q": [0]})
+    b.manifest["settings"] = {**b.manifest["settings"], "temperature": 0.6, "policy": {"kind": "chat", "model": "b"}}
+    found = compare(a, b)
+    assert ["temperature", None, 0.6] in found["settings"]
+    assert ["policy.model", a.manifest["settings"]["policy"].get("model"), "b"] in found["settings"]
+    planned = 4 * a.manifest["tasks"]["count"]
+    assert found["without"] == [planned - 2, planned - 5]
+    assert "a and b differ in temperature" in compare_text(found)
+    assert compare(a, a)["settings"] == []
 
 
 def test_runs_without_a_common_problem_are_refused():

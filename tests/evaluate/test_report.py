@@ -144,6 +144,15 @@ def test_what_is_not_like_for_like_is_said():
     assert "Not like" not in report.text([make_summary("my-own.jsonl")])
 
 
+def test_samples_not_played_yet_are_said_and_are_no_failures():
+    summary = {**make_summary("my-own.jsonl", [[1, 0], [None, None], [1, 1]]), "missing": 1234}
+    found = report.text([summary])
+    assert re.search(r"^tasks +n +.* no score$", found, re.M)
+    assert re.search(r"^my-own.jsonl +2 +75\.0 .* 2$", found, re.M)
+    assert "Samples not played yet: my-own.jsonl: 1,234." in found
+    assert "not played" not in report.text([make_summary()])
+
+
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.text(max_size=60), st.integers(1, 12), st.integers(1, 4)), min_size=1, max_size=4))
 def test_the_terminal_fits_in_100_columns_without_control_characters(sets):

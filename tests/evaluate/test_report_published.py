@@ -7,6 +7,7 @@ import pytest
 from aster_env.evaluate.report import published
 from aster_env.evaluate.report.beside import beside, differences, nearest
 from aster_env.evaluate.report.published import PROTOCOLS, PUBLISHED, TOOL_STAR, TOOL_STAR_ROWS, find
+from aster_env.evaluate.report.tables import at_budgets
 from aster_env.presets import PRESETS
 
 BINARY = {"aime24", "aime25", "hmmt25", "beyond_aime", "gsm8k"}
@@ -79,6 +80,44 @@ def test_the_nearest_model_is_named_with_its_number_at_each_budget():
     assert nearest(summary(tasks="mine")) is None
 
 
+def test_a_run_without_budgets_is_beside_each_budget_by_its_name():
+    (row,) = beside(summary())
+    assert {"ASTER-4B (30K)", "ASTER-4B (90K)"} <= {row.title(p) for p in row.published}
+    assert nearest(summary(value=0.86)) == ("ASTER-4B (90K)", [pytest.approx(0.858)])
+    table = at_budgets([summary()])
+    cells = dict(zip(table.header, table.rows[0], strict=True))
+    assert (cells["ASTER-4B (30K)"], cells["ASTER-4B (90K)"]) == ("82.3", "85.8")
+
+
+ASTER = {"temperature": 0.6, "top_p": 0.95, "max_tokens": 92160, "max_tool_calls": 50, "env_kwargs": {}}
+
+
+def with_settings(policy=None, environment="ASTER/PythonMath-v0", **changes):
+    manifest = {"settings": {**ASTER, **changes}, "policy": policy or {}}
+    return {**summary(), "environment": environment, "manifest": manifest}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, []),
+        ({"temperature": 1.0}, ["temperature is 1, theirs 0.6"]),
+        ({"top_p": 1.0, "max_tool_calls": 5}, ["top_p is 1, theirs 0.95", "max_tool_calls is 5, theirs 50"]),
+        ({"max_tokens": 30720}, ["max_tokens is 30,720, theirs 92,160"]),
+        ({"max_seconds": 60.0}, ["max_seconds is 60, theirs not set"]),
+        ({"env_kwargs": {"timeout": 3.0}}, ["timeout is 3, theirs not set"]),
+        ({"environment": "My/Own-v0"}, ["the environment is My/Own-v0"]),
+        ({"policy": {"kind": "python", "tokenizer": "bytes"}}, ["its tokens are bytes"]),
+        ({"policy": {"kind": "python", "tokenizer": "folder"}}, []),
+        ({"policy": {"kind": "vllm", "context": 92160}}, []),
+        ({"policy": {"kind": "vllm", "context": 32768}}, ["its model's context ends at 32,768 tokens"]),
+        ({"policy": {"endpoint": {"max_model_len": 8192}}}, ["its model's context ends at 8,192 tokens"]),
+        ({"policy": {"tokens": "estimated from the text: …"}}, ["its tokens are estimated from the text"]),
+    ],
+)
+def test_every_setting_that_is_not_the_protocols_is_said(changes, said):
+    assert sorted(differences(with_settings(**changes))) == sorted(said)
+
+
 def test_a_run_measured_as_published_differs_in_nothing():
     assert differences(summary()) == []
-    assert differences({**summary(), "missing": 3}) == ["3 samples not played yet"]

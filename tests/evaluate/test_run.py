@@ -199,8 +199,9 @@ def test_a_session_that_cannot_start_is_a_failure_and_no_wrong_answer(tmp_path, 
 
 
 def test_a_mistake_of_the_policys_author_is_raised_as_it_is(tmp_path):
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError) as caught:
         play(tmp_path, function="broken")
+    assert caught.value.__notes__ == ["The policy's function broken raised it."]
     assert lines(tmp_path) == 0
 
 
@@ -220,6 +221,8 @@ def test_what_cannot_work_is_told_before_the_folder_is_made(tmp_path):
     for options in ({"task_ids": ("t77",)}, {"env_kwargs": {"sise": 3}}, {"environment": "ASTER/PythonMaths-v0"}):
         with pytest.raises(UsageError):
             play(folder, **options)
+    with pytest.raises(UsageError, match="Did you mean 'by_seed'"):
+        play(folder, function="by_sed")
     assert not folder.exists()
 
 

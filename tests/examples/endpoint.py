@@ -35,7 +35,7 @@ def text(message):
 
 @contextlib.contextmanager
 def endpoint(plays):
-    """Serve a model; ``plays(request)`` gives its message, or an HTTP status of 400 and above."""
+    """Serve a model; ``plays(request)`` gives its message, an HTTP status of 400 and above, or the body of a 400."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -43,8 +43,9 @@ def endpoint(plays):
         def do_POST(self):
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             message = plays(request)
-            status = message if isinstance(message, int) else 200
-            body = json.dumps(_completion(request, message) if status == 200 else {"error": {"message": "no"}}).encode()
+            status = message if isinstance(message, int) else 400 if "error" in message else 200
+            refusal = {"error": {"message": "no"}} if isinstance(message, int) else message
+            body = json.dumps(_completion(request, message) if status == 200 else refusal).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

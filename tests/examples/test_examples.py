@@ -20,10 +20,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ENV = "ASTER/PythonMath-v0"
 
 
-def run(name, url, *options, model="scripted", timeout=120):
+def run(name, url, *options, model="scripted", timeout=120, status=0):
     command = [sys.executable, EXAMPLES / name, "--base-url", url, "--model", model, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout.splitlines()[-1]
 
 
@@ -67,6 +67,42 @@ def test_an_agents_episodes_are_scored_and_a_failing_endpoint_is_only_counted(na
         told = run(name, url, "--tasks", "2")
     assert told.startswith("mean reward 1.000 over 1 episodes, ")
     assert told.endswith(f" calls; ended: answered 1, {error} 1")
+
+
+@pytest.mark.parametrize(("name", "plays", "error"), AGENTS)
+def test_an_endpoint_that_is_dead_gives_no_score_and_the_status_1(name, plays, error):
+    with endpoint(lambda request: 400) as url:
+        told = run(name, url, "--tasks", "2", status=1)
+    assert told == f"no episode was scored; ended: {error} 2"
+
+
+@pytest.mark.parametrize(("name", "plays", "error"), AGENTS)
+def test_a_conversation_longer_than_the_models_context_scores_zero(name, plays, error):
+    long = {"error": {"message": "This model's maximum context length is 9 tokens.", "code": "context_length_exceeded"}}
+    _, second = tasks()
+
+    def grows(request):
+        said = [text(m) for m in request["messages"]]
+        if not any(second.prompt in each for each in said):
+            return plays(request)
+        return long if any("Traceback" in each for each in said) else calls("1 / 0")
+
+    with endpoint(grows) as url:
+        told = run(name, url, "--tasks", "2")
+    assert told.startswith("mean reward 0.500 over 2 episodes, ")
+    assert told.endswith("answered 1, void_turn 1")
+
+
+def test_a_failure_after_smolagents_last_step_is_no_answer():
+    asked = []
+
+    def fails_at_the_end(request):
+        asked.append(request)
+        return 400 if len(asked) > 6 else calls("print(1)")
+
+    with endpoint(fails_at_the_end) as url:
+        told = run("smolagents_agent.py", url, "--tasks", "1")
+    assert told == "mean reward 0.000 over 1 episodes, 6 calls; ended: void_turn 1"
 
 
 def test_the_examples_stay_short():

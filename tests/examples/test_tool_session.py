@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aster_env.adapters import ToolSession, score
+from aster_env.adapters.session import shared_session
 from aster_env.dialects import DIALECTS
 from aster_env.errors import KernelError
 
@@ -73,3 +74,41 @@ def test_an_agent_that_gives_up_scores_zero():
     with ToolSession(ENV) as session:
         told = score(lambda s: None, session, session.tasks[:2])
     assert (told.rewards, dict(told.ended)) == ([0.0, 0.0], {"void_turn": 2})
+
+
+@pytest.mark.parametrize("opened", [ToolSession, lambda env, **kwargs: shared_session(env, kwargs)])
+def test_tokens_that_are_not_known_are_not_taken_for_bytes(opened):
+    long = "x = 1  #" + "y" * 10_000
+    with opened(ENV) as session:
+        session.start(session.tasks[0])
+        for _ in range(4):
+            session.call("python", {"code": long})
+        assert session.trajectory is None
+        session.final(session.tasks[0].answers[0])
+        assert session.trajectory.reward == 1.0
+    with opened(ENV, max_tokens=1000) as session:
+        session.start(session.tasks[0])
+        session.call("python", {"code": long})
+        session.call("python", {"code": long})
+        assert str(session.trajectory.stop) == "max_tokens"
+
+
+def test_a_tokenizer_that_is_named_counts_as_it_does():
+    with ToolSession(ENV, tokenizer="bytes", max_tokens=9000) as session:
+        session.start(session.tasks[0])
+        session.call("python", {"code": "#" + "y" * 10_000})
+        assert str(session.trajectory.stop) == "max_tokens"
+
+
+def test_a_failure_that_is_not_of_length_is_counted_and_one_after_the_end_changes_nothing():
+    def fails(session):
+        raise TimeoutError("no answer")
+
+    def fails_late(session):
+        session.final(session.tasks[0].answers[0])
+        fails(session)
+
+    with ToolSession(ENV) as session:
+        late, dead = (score(each, session, session.tasks[:1], (TimeoutError,)) for each in (fails_late, fails))
+    assert (late.rewards, dict(late.ended)) == ([1.0], {"answered": 1})
+    assert (dead.rewards, str(dead)) == ([], "no episode was scored; ended: TimeoutError 1")

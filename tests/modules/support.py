@@ -40,9 +40,9 @@ def run(code):
     return ToolResult("Traceback\nNameError: bad <|im_end|>", ok=False) if "bad" in code else ToolResult(f"ran {code}")
 
 
-def play_one(wrap, speak, dialect="hermes", **options):
+def play_one(wrap, speak, dialect="hermes", respond=run, **options):
     """Play one episode with a module around a model; return its trajectory, the model and the environment."""
-    env = EchoEnv(run, dialect=dialect, **options)
+    env = EchoEnv(respond, dialect=dialect, **options)
     model = Model(env, speak)
 
     async def main():

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aster_env.episode import LOST_BEFORE, TAKEN_BACK, Episode
+from aster_env.limits import Limits
 from aster_env.modules import Backtracker
 from aster_env.modules.backtracker import prefix_length
 from aster_env.tokenizers import ByteTokenizer
-from aster_env.types import StopReason, Trajectory
+from aster_env.types import Message, StopReason, Task, ToolCall, ToolResult, Trajectory, Turn
 from tests.modules.support import play_one, sampled_as_the_row_says
 
 DIALECTS = ("hermes", "tags")
@@ -154,3 +156,38 @@ def test_the_ids_before_a_cut_are_the_most_whose_text_is_before_it(text, cut):
     kept = prefix_length(ids, text[:cut], tokenizer)
     assert text[:cut].startswith(tokenizer.decode(ids[:kept]))
     assert tokenizer.decode(ids[:kept]) == text[:cut]
+
+
+def losing(code):
+    """Lose the session in the first failing call."""
+    return ToolResult("NameError: the session was lost", ok=False, state="lost") if code == "bad" else f"ran {code}"
+
+
+def test_a_session_that_was_lost_in_a_call_taken_back_is_told_of_as_lost():
+    trajectory, _, _ = play_one(Backtracker, speaker("hermes"), respond=losing)
+    text = trajectory.turns[2].text
+    assert "ran good" in text
+    assert LOST_BEFORE in text
+    assert "still there" not in text
+
+
+def removed(*results, tool="python"):
+    """Return the note after each of several calls in a row was taken back, one by one."""
+    episode, notes = Episode(Trajectory(Task("t", "?", ("1",))), Limits()), []
+    episode.append(Turn("environment", (1,), "?"), [])
+    for result in results:
+        call = ToolCall(tool, {})
+        episode.append(Turn("model", (1,), "", calls=(call,)), [Message("assistant", "")])
+        episode.append(Turn("environment", (1,), "", results=(result,)), [Message("tool", "")])
+        episode.take_back(1)
+        notes.append(episode.noted(""))
+    return notes
+
+
+def test_a_loss_is_told_again_when_the_result_that_told_of_it_is_taken_back_too():
+    failed, lost = ToolResult("", ok=False), ToolResult("", ok=False, state="lost")
+    assert removed(failed, lost, failed) == [TAKEN_BACK, LOST_BEFORE, LOST_BEFORE]
+
+
+def test_calls_of_tools_that_define_nothing_are_taken_back_without_a_word():
+    assert removed(ToolResult("", ok=False), tool="search") == [""]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from aster_env.episode import LOST_BEFORE
 from aster_env.errors import UsageError
 from aster_env.limits import Limits
 from aster_env.modules import MODULES, Backtracker, ChainRefiner, CodeDebugger, with_modules
 from aster_env.rollout import Policy
-from aster_env.types import StopReason
+from aster_env.types import StopReason, ToolResult
 from tests.modules.support import EchoEnv, Model, play_one, run, sampled_as_the_row_says
 
 CALL = '<tool_call>\n{{"name": "python", "arguments": {{"code": "{}"}}}}\n</tool_call>'
@@ -54,6 +55,15 @@ def test_calls_before_stay_counted_and_are_told_of_and_the_mixed_turn_is_masked(
     assert [turn.module for turn in trajectory.model_turns] == ["chain_refiner", ""]
     assert trajectory.mask.count(1) == len(trajectory.turns[-1].ids)
     assert sampled_as_the_row_says(trajectory)
+
+
+def test_a_session_that_was_lost_in_the_chain_before_is_told_of_as_lost():
+    def respond(code):
+        return ToolResult("lost", ok=False, state="lost") if code == "x = 1" else ToolResult(f"ran {code}")
+
+    trajectory, _, _ = play_one(refine, speaker(), respond=respond, limits=Limits(max_losses=1000))
+    assert LOST_BEFORE in trajectory.turns[2].text
+    assert "still there" not in trajectory.turns[2].text
 
 
 def test_a_chain_that_is_not_shorter_or_empty_is_left_alone():

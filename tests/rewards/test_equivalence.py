@@ -4,13 +4,15 @@ Each line has a gold answer, other forms of it (``same``: right whichever of the
 only as the answer (``one_way``), and near misses (``different``). What counts as equivalent:
 
 - The value counts, not its form: ``\frac{2}{4}``, ``0.5``, ``\sqrt{\frac14}`` and ``50\%`` are ``\frac12``, and
-  whether a fraction is reduced is not asked. A chain of equations has to hold in every side.
+  whether a fraction is reduced is not asked. A chain of equations has to hold in every side, and several
+  statements (``x = 11, x = 12``) have to hold one by one where the reference is one value.
 - A rounded number is not the number: ``3.14`` is not ``\pi``, nor ``0.333`` ``\frac13``. But a decimal number that
   agrees in six places, and to a ten-thousandth of itself, is: ``0.333333`` would be ``\frac13``.
 - A unit, a percent sign, a base or ``x =`` may be left out, for the question says it: ``5`` is ``5\text{ cm}``, and
   ``50`` is ``50\%`` although ``50\%`` is ``0.5`` as well. Two known units have to be the same one; ``1\text{ m}`` is
   not ``100\text{ cm}``, and words that are no known unit are not compared. A bare letter is a variable: ``4t`` is not
   ``4``. A number with a base is compared by value with another one, by digits with one without.
+  Marks behind a number (``12'``) are a unit that is not compared.
 - A list or a set of answers has no order and no repetitions, a tuple has both; the brackets of a list do not count,
   those of an interval do. An interval and its inequality are the same.
 - The name of a variable counts, the case of a word does not.

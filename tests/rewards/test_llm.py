@@ -157,6 +157,16 @@ def test_a_refusal_is_not_tried_again_and_names_the_fix_but_not_the_key(status, 
     assert "secret" not in shown
 
 
+@pytest.mark.parametrize("before", [0, 50, 65, 75])
+def test_no_part_of_a_key_is_shown_where_a_reply_that_repeats_it_is_cut(before, monkeypatch):
+    key = "sk-0123456789abcdefghijklmnopqrstuvwxyz"
+    monkeypatch.setenv("MY_KEY", key)
+    for reply in (says("." * before + key), http(200, b"." * before + key.encode())):
+        (error,) = judge(Server(reply), key_variable="MY_KEY", retries=0)
+        assert isinstance(error, JudgeError)
+        assert not [key[n : n + 5] for n in range(len(key) - 4) if key[n : n + 5] in str(error)]
+
+
 def test_no_key_is_sent_where_none_is_set_and_no_proxy_is_used(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

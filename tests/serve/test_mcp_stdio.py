@@ -199,7 +199,9 @@ def test_visit_shows_pages_and_the_numbers_of_their_links_are_a_sessions_own():
 
     async def play(port):
         pages = Fetcher(allow=[("127.0.0.1", port)], robots=False)
-        tools = ToolServer(["visit"], Sources(open_pool("zygote"), pages=pages, reader=Extractor(workers=1)), whole=True)
+        tools = ToolServer(
+            ["visit"], Sources(open_pool("zygote"), pages=pages, reader=Extractor(workers=1)), whole=True
+        )
         other = tools._open()
         async with Client(tools.server()) as host:
             (tool,) = (await host.list_tools()).tools

@@ -100,6 +100,17 @@ def test_a_field_map_may_place_some_parts_and_leave_the_usual_ones(tmp_path):
     assert load_tasks(str(path), fields={"answers": "gold"})[0].answers == ("7",)
 
 
+def test_a_field_map_may_say_where_each_rows_kind_is(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "P", "answer": "1", "about": {"kind": kind}} for kind in ("qa", "math", "quiz")]
+    path.write_text("\n".join(map(json.dumps, rows[:2])))
+    assert [task.kind for task in load_tasks(str(path), fields={"kind": "about.kind"})] == ["qa", "math"]
+    assert [task.kind for task in load_tasks(str(path), kind="qa")] == ["qa", "qa"]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UsageError, match=r"kind of task \(.*rows\.jsonl, row 3\) 'quiz'. Allowed: 'math', 'qa'"):
+        load_tasks(str(path), fields={"kind": "about.kind"})
+
+
 def test_rows_of_the_hub_are_read_like_those_of_files(tmp_path, monkeypatch):
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)

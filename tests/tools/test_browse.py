@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -92,6 +93,30 @@ def test_a_link_is_followed_by_number_text_or_address(target):
     assert web.got[-1] == "http://a.example/one"
 
 
+def test_a_link_keeps_every_text_that_it_was_seen_under():
+    links = Links()
+    links.see([Link("http://a/x", "Annual report")])
+    links.see([Link("http://a/x", "Details"), Link("http://a/y", ""), Link("http://a/x", "")])
+    assert links.find("annual  Report") == links.find("Details") == "http://a/x"
+    links.see([Link("http://a/z", "Annual report")])
+    assert links.find("Annual report") == "http://a/z"
+
+
+def test_a_target_made_of_blanks_costs_no_time():
+    started = time.perf_counter()
+    with pytest.raises(PageError):
+        Links().find("link" + " " * 4000 + "x")
+    assert time.perf_counter() - started < 0.05
+
+
+def test_more_after_the_last_part_says_so_unless_a_link_is_called_more():
+    _, browse, _ = tools()
+    assert "No link has the text 'more'" in visit(browse, "more").text
+    assert visit(browse, "http://a.example/", "More").text == "Error: That was the last part of the page."
+    browse._links.see([Link("http://a.example/one", "more")])
+    assert "The first." in visit(browse, "more").text
+
+
 def test_numbers_hold_for_the_whole_episode_and_belong_to_it():
     web, browse, _ = tools()
     visit(browse, "http://a.example/")
@@ -114,7 +139,9 @@ def test_numbers_hold_for_the_whole_episode_and_belong_to_it():
         ("99999999999999999999", "No link has the text"),
         ("", "The target is empty."),
         ("somewhere else", "No link has the text 'somewhere else'."),
-        ("more", "No link has the text 'more'."),
+        ("more", "That was the last part of the page."),
+        ("link" + " " * 4000 + "x", "No link has the text"),
+        ("link" + " " * 16_000 + "x", "The target is longer than 4096 characters."),
     ],
 )
 def test_what_means_no_link_is_told_and_asks_nobody(target, says):
@@ -165,7 +192,7 @@ def test_a_long_page_comes_in_parts_and_an_error_between_them_loses_none():
     assert all(f"Line {n} of many." in "\n".join(seen) for n in range(300))
     assert [int(n) for n in re.findall(r"^\[(\d+)\] No\.", "\n".join(seen), re.MULTILINE)] == [*range(1, 91)]
     assert web.got == ["http://a.example/long", "http://a.example/nowhere"]
-    assert "No link has the text 'more'" in visit(browse, "more").text
+    assert "That was the last part of the page." in visit(browse, "more").text
 
 
 @given(

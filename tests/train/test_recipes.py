@@ -326,7 +326,7 @@ def test_the_command_lists_shows_and_names_what_is_wrong(capsys):
     for line, says in [
         (["aster-4b/stge1"], "Did you mean 'aster-4b/stage1'"),
         (["aster-4b/stage1", "--train.max_steps", "1"], "add --dry-run or --tiny"),
-        (["aster-4b/stage1", "--dry-run", "--modle", "x"], "Did you mean 'model'"),
+        (["aster-4b/stage1", "--dry-run", "--modl", "x"], "Did you mean 'model'"),
         (["aster-4b/stage1", "--dry-run", "--gpus", "0"], "--gpus 0 is not allowed"),
         (["aster-4b/stage1", "--dry-run", "--gpus", "x"], "invalid int value"),
         (["tool-star-3b/dpo", "--tiny"], "has no small form"),

@@ -33,7 +33,7 @@ CONFIG = yaml.safe_load(search.LESSON.config.read_text(encoding="utf-8"))
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return search.make_search_tokenizer(itertools.islice(search._texts(), 3000))
+    return search.make_search_tokenizer(itertools.islice(search.texts(), 3000))
 
 
 @pytest.fixture(scope="module")
@@ -85,14 +85,14 @@ def test_what_is_around_a_search_and_an_answer_is_few_tokens(tokenizer, dialect)
 
 
 def test_rows_have_the_form_of_the_environments_episodes(play, dialect):
-    shown = search._around(dialect.observation)
+    shown = search.around(dialect.observation)
     trajectories = play({"expert": 1.0}, 24)
     for trajectory in trajectories:
         texts = [turn.text for turn in trajectory.turns]
         assert texts[2] == shown(trajectory.results[0].text)
         assert texts[1] == Searcher(dialect, ()).call(trajectory.task.metadata["queries"][0])
     form = r"\[1\] [^\n]+\n[^\n]+\n\n\[2\] [^\n]+\n[^\n]+"
-    _, results = search._draw(np.random.default_rng(0), search.SHOWN)
+    _, results = search.draw(np.random.default_rng(0), search.SHOWN)
     for result in (*results, trajectories[0].results[0].text):
         assert re.fullmatch(form, result)
     row = next(search.answer_rows(dialect, np.random.default_rng(0)))["input_ids"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -228,3 +229,9 @@ def test_a_long_pdf_is_read_to_a_bound(read):
     assert "Page 59." in page.text
     assert "Page 60." not in page.text
     assert page.truncated
+
+
+def test_a_text_of_blanks_is_cleaned_in_no_time():
+    started = time.perf_counter()
+    assert clean("a" + " " * 400_000 + "b \t\n\n \n\nc") == "a" + " " * 400_000 + "b\n\nc"
+    assert time.perf_counter() - started < 0.5

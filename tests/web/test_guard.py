@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
+import httpcore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,8 +39,6 @@ def test_a_machine_without_a_route_is_not_the_pages_fault():
         async def connect_tcp(self, *args, **options):
             import errno
 
-            import httpcore
-
             raise httpcore.ConnectError("unreachable") from OSError(errno.ENETUNREACH, "Network is unreachable")
 
     async def run():
@@ -50,6 +49,57 @@ def test_a_machine_without_a_route_is_not_the_pages_fault():
         guard.close()
 
     asyncio.run(run())
+
+
+class Dropping(Names):
+    """A network that lets nothing out, but for the hosts in ``open``."""
+
+    def __init__(self, *names, open=()):
+        super().__init__({name: [[f"93.184.215.{n}"]] for n, name in enumerate((*names, "example.com"))})
+        self.open, self.tried = {self.names[name][0][0] for name in open}, []
+
+    async def connect_tcp(self, address, *args, **options):
+        self.tried.append(address)
+        if address not in self.open:
+            raise httpcore.ConnectTimeout("nothing came")
+        return httpcore.AsyncMockStream([])
+
+
+HOSTS = [f"host{n}.test" for n in range(10)]
+
+
+async def visit_all(names):
+    guard, errors = Guard(resolver=names, backend=names), []
+    for host in HOSTS:
+        try:
+            await guard.connect_tcp(host, 80)
+        except (WebError, PageError, httpcore.ConnectTimeout) as error:
+            errors.append(type(error))
+    guard.close()
+    return errors
+
+
+def test_a_network_that_lets_nothing_out_is_not_the_pages_fault_after_eight_hosts():
+    names = Dropping(*HOSTS)
+    assert asyncio.run(visit_all(names)) == [httpcore.ConnectTimeout] * 8 + [WebError] * 2
+    assert len(names.tried) == 9
+
+
+@pytest.mark.parametrize("reachable", ["example.com", "host3.test"])
+def test_one_host_that_was_reached_shows_that_the_others_are_at_fault(reachable):
+    errors = asyncio.run(visit_all(Dropping(*HOSTS, open=[reachable])))
+    assert errors == [httpcore.ConnectTimeout] * (10 - (reachable in HOSTS))
+
+
+def test_names_that_never_resolve_count_and_refused_ones_do_not():
+    class Nothing(Names):
+        async def __call__(self, host, port):
+            if host == "example.com" or self.names == {}:
+                raise socket.gaierror(socket.EAI_NONAME, "no such name")
+            return ["10.0.0.1"]
+
+    assert asyncio.run(visit_all(Nothing({}))) == [PageError] * 8 + [WebError] * 2
+    assert asyncio.run(visit_all(Nothing({"x": [[PUBLIC]]}))) == [PageError] * 10
 
 
 @given(st.ip_addresses(v=4))

@@ -57,6 +57,7 @@ REFUSED = {
     "a slow drip of headers": (forever(b"HTTP/1.1 200 OK\r\n", b"a: b\r\n", 0.05), "did not arrive within 1 s"),
     "a slow drip": (forever(CHUNKED, b"1\r\na\r\n", 0.05), "did not arrive within 1 s"),
     "a slow drip of a compressed page": (forever(GZIP, gzip.compress(b"a"), 0.05), "did not arrive within 1 s"),
+    "very many interim answers": (forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 5000), "too much around"),
     "endless interim answers": (forever(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 50), "within 1 s|HTTP"),
     "nothing": (b"", "HTTP"),
     "garbage": (b"\x00\xff\x16\x03\x01" * 100, "HTTP"),
@@ -139,6 +140,22 @@ def test_what_can_be_had_is_cut_at_the_bound(answer, body, truncated):
             got = await fetcher.get("http://site.test/case")
             assert (got.body, got.truncated) == (body, truncated)
             assert (await fetcher.get("http://site.test/good")).body == GOOD
+            await fetcher.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("part", "least", "most"), [(b"1;" + b"a" * 8000 + b"\r\nx\r\n", 200, 400), (b"1\r\nx\r\n" * 999, 2**15, 2**15)]
+)
+def test_what_is_sent_around_a_body_is_bounded_too(part, least, most):
+    async def run():
+        async with world({"/case": forever(CHUNKED, part)}) as made:
+            fetcher = made.fetcher(max_bytes=CAP)
+            got = await fetcher.get("http://site.test/case")
+            assert set(got.body) == {ord("x")}
+            assert least <= len(got.body) <= most
+            assert got.truncated
             await fetcher.close()
 
     asyncio.run(run())

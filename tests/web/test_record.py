@@ -90,7 +90,7 @@ def test_off_writes_nothing(tmp_path):
     assert not (tmp_path / "f").exists()
 
 
-def test_page_errors_that_last_are_recorded_and_passing_ones_are_not(tmp_path):
+def test_page_errors_are_recorded_and_failures_of_the_machinery_are_not(tmp_path):
     outside = Outside(
         gone=PageError("status 404"), busy=PageError("status 503", lasting=False), down=WebError("no route")
     )
@@ -99,9 +99,66 @@ def test_page_errors_that_last_are_recorded_and_passing_ones_are_not(tmp_path):
             play(outside, tmp_path, "record", f"http://x/{url}")
     with pytest.raises(PageError, match="status 404"):
         play(None, tmp_path, "replay", "http://x/gone")
-    for url in ("busy", "down"):
-        with pytest.raises(ReplayMissError):
-            play(None, tmp_path, "replay", f"http://x/{url}")
+    with pytest.raises(PageError, match="status 503") as caught:
+        play(None, tmp_path, "replay", "http://x/busy")
+    assert not caught.value.lasting
+    with pytest.raises(ReplayMissError):
+        play(None, tmp_path, "replay", "http://x/down")
+
+
+def test_a_passing_error_is_asked_again_by_the_next_run_and_not_by_the_same(tmp_path):
+    outside = Outside(a=PageError("status 503", lasting=False))
+
+    async def run():
+        recorder = Recorder(outside, tmp_path, "replay_or_record")
+        for _ in range(2):
+            with pytest.raises(PageError, match="status 503"):
+                await recorder.get("http://x/a")
+            outside.pages["a"] = b"page"
+
+    asyncio.run(run())
+    assert len(outside.asked) == 1
+    assert play(outside, tmp_path, "replay_or_record", "http://x/a")[0].body == b"page"
+    assert play(None, tmp_path, "replay", "http://x/a")[0].body == b"page"
+
+
+@pytest.mark.parametrize("mode", ["record", "replay_or_record"])
+def test_many_who_ask_at_once_and_later_read_what_the_replay_gives(tmp_path, mode):
+    class Counting(Outside):
+        async def get(self, url):
+            await asyncio.sleep(0)
+            self.asked.append(url)
+            return Fetched(url, 200, "text/plain", b"count %d" % len(self.asked))
+
+    async def run(source, mode):
+        recorder = Recorder(source, tmp_path, mode)
+        found = await asyncio.gather(*(recorder.get("http://x/a") for _ in range(3)))
+        return [page.body for page in [*found, await recorder.get("http://x/a#later")]]
+
+    outside = Counting()
+    assert asyncio.run(run(outside, mode)) == asyncio.run(run(None, "replay")) == [b"count 1"] * 4
+    assert len(outside.asked) == 1
+
+
+def test_no_password_or_key_of_an_address_is_written_and_two_keys_are_two_requests(tmp_path):
+    class Refusing(Outside):
+        async def get(self, url):
+            if url.startswith("ftp"):
+                raise PageError(f"{url!r} cannot be visited.")
+            return Fetched(f"{url}&token=hunter4.x", 200, "text/html", url[-3:].encode())
+
+    urls = ("http://bob:hunter2@x/?a=1", "http://x/?API_KEY=hunter3&n=1", "http://x/?API_KEY=hunter5&n=2")
+    first = play(Refusing(), tmp_path, "record", *urls)
+    for mode, source in (("record", Refusing()), ("replay", None)):
+        with pytest.raises(PageError, match=r"ftp://x/\?my_key=\[withheld\]' cannot"):
+            play(source, tmp_path, mode, "ftp://x/?my_key=hunter1")
+    assert play(None, tmp_path, "replay", *urls) == first
+    assert [page.body for page in first] == [b"a=1", b"n=1", b"n=2"]
+    assert first[1].url == "http://x/?API_KEY=[withheld]&n=1&token=[withheld]"
+    assert b"hunter" not in written(tmp_path)
+    with pytest.raises(ReplayMissError) as caught:
+        play(None, tmp_path, "replay", "http://x/?token=hunter9")
+    assert "hunter" not in str(caught.value)
 
 
 def test_no_secret_is_written_in_any_form(tmp_path):

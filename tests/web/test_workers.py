@@ -62,6 +62,63 @@ def test_a_worker_that_dies_is_replaced_and_the_page_read(monkeypatch):
     asyncio.run(run())
 
 
+def test_a_worker_that_gets_no_time_changes_nothing_of_what_is_read():
+    async def run(stops):
+        extractor = Extractor(workers=1, seconds=0.5)
+        await extractor.page(html("<p>x"))
+        stopped = []
+        task = asyncio.create_task(extractor.page(html(ARTICLE)))
+        while not task.done():
+            for pid in set(extractor.pids) - set(stopped):
+                if len(stopped) < stops:
+                    stopped.append(pid)
+                    os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.001)
+        text = task.result().text
+        await extractor.close()
+        return text
+
+    assert asyncio.run(run(1)) == asyncio.run(run(0))
+
+
+def test_workers_killed_again_and_again_are_a_failure_of_the_machine_and_not_of_the_page():
+    async def run():
+        extractor = Extractor(workers=1)
+        await extractor.page(html("<p>x"))
+        task = asyncio.create_task(extractor.page(html(BREAKING["nesting"])))
+        while not task.done():
+            for worker, asked in extractor._read.items():
+                if asked and worker not in extractor._idle and worker.exit_code is None:
+                    os.kill(worker.pid, signal.SIGKILL)
+            await asyncio.sleep(0.001)
+        with pytest.raises(WebError, match=r"was ended from outside \(exit code -9\), twice"):
+            await task
+        await extractor.close()
+
+    asyncio.run(run())
+
+
+def test_a_page_that_cannot_be_read_costs_its_time_once(monkeypatch):
+    async def run():
+        extractor = Extractor(workers=1, seconds=0.3)
+        page = html("<html><body>" + BREAKING["a million attributes"] * 3)
+        asked = []
+        original = Extractor._try
+
+        async def count(self, request, body):
+            asked.append(request["plain"])
+            return await original(self, request, body)
+
+        monkeypatch.setattr(Extractor, "_try", count)
+        for _ in range(2):
+            with pytest.raises(PageError, match="cannot be read"):
+                await extractor.page(page)
+        assert asked == [False, True]
+        await extractor.close()
+
+    asyncio.run(run())
+
+
 def test_workers_are_replaced_after_their_pages():
     async def run():
         extractor = Extractor(workers=1, recycle=2)

@@ -31,6 +31,8 @@ ONLY_FIRST = "Error: only the first call of a turn is run; this one was not. Mak
 _CAPS = ("max_completion_tokens", "max_tokens", "")
 """How a server calls the most tokens of a reply; some know one name alone, and some refuse the number."""
 _REASONING = ("reasoning_content", "reasoning")
+_OFF = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What would change the sampling by a model's own defaults: sent as "off" to servers that know it."""
 
 
 @dataclass(slots=True)
@@ -158,6 +160,7 @@ class ChatPolicy:
         if request.tools:
             body["tools"] = [dict(tool) for tool in request.tools]
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed_of(request)}
+        body |= _OFF
         name = next(name for name in _CAPS if name not in self._dropped)
         if name and cap is not None:
             body[name] = cap
@@ -171,7 +174,7 @@ class ChatPolicy:
                 "--enable-auto-tool-choice --tool-call-parser NAME), or --policy completions."
             ) from error
         reasoning = {key for row in body["messages"] for key in row if key in _REASONING}
-        optional = {*_CAPS[:2], "seed", "temperature", "top_p"} & body.keys() | reasoning
+        optional = {*_CAPS[:2], *_OFF, "seed", "temperature", "top_p"} & body.keys() | reasoning
         name = refused_parameter(error, dict.fromkeys(sorted(optional)))
         if name is None:
             raise self._endpoint.failed(str(error)) from error
@@ -220,11 +223,9 @@ async def open_chat(spec: PolicySpec, sampling: Sampling) -> OpenPolicy:
         "kind": "chat",
         "model": model["id"],
         "url": base_url(spec.url),
-        "endpoint": {k: model[k] for k in ("owned_by", "root", "max_model_len", "created") if k in model},
+        # Not "created", which many servers give as the time of the request.
+        "endpoint": {k: model[k] for k in ("owned_by", "root", "max_model_len") if k in model},
         "tokenizer": spec.tokenizer or "bytes",
-        "tokens": "the endpoint's usage",
     }
-    if described["endpoint"].get("created") and described["endpoint"].get("owned_by") == "vllm":
-        del described["endpoint"]["created"]  # the time of the request, and not the model's
     policy = ChatPolicy(endpoint, f"{base_url(spec.url)}/chat/completions", model["id"], sampling, described)
     return OpenPolicy(policy, spec.tokenizer or None, described, True, policy.attach, policy.close)

@@ -10,6 +10,8 @@ from typing import Any
 from aster_env.endpoints import Transient
 from aster_env.evaluate.policies.writing import NativeCall
 
+_ENDS = ("stop", "length", "tool_calls", "function_call")
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -38,7 +40,7 @@ def read_reply(text: str, turn: int) -> Reply:
         turn: names calls to which the endpoint gave no id.
 
     Raises:
-        Transient: it is no chat completion, or the endpoint withheld it.
+        Transient: it is no chat completion, or none that the model ended.
     """
     try:
         # Half a surrogate pair is no character, and could not be sent back.
@@ -48,11 +50,13 @@ def read_reply(text: str, turn: int) -> Reply:
         content = message.get("content")
         calls = _calls(message.get("tool_calls") or [], turn)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise Transient(f"the reply {text!r:.80} is no chat completion") from error
+        raise Transient("the reply is no chat completion", said=text) from error
     if not isinstance(content, str | None):
-        raise Transient(f"the reply's content is {content!r:.80}, no text")
-    if finish == "content_filter":
-        raise Transient("the endpoint's filter withheld the reply")
+        raise Transient("the reply's content is no text", said=content)
+    # Some servers give no reason with a reply that is whole.
+    whole = finish is None and bool(content or calls) and "error" not in value and "error" not in choice
+    if not (whole or finish in _ENDS):
+        raise Transient("the reply was broken off or withheld, by its finish_reason", said=finish)
     said: dict[str, Any] = {"role": "assistant", "content": content}
     said |= {key: message[key] for key in ("reasoning_content", "reasoning") if isinstance(message.get(key), str)}
     if calls:

@@ -184,7 +184,7 @@ def _read_choice(text: str) -> dict[str, Any]:
         lists = [choice[name] for name in ("token_ids", "prompt_token_ids") if choice.get(name) is not None]
         whole = all(type(i) is int for ids in lists for i in ids)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise Transient(f"the reply {text!r:.80} is no completion") from error
+        raise Transient("the reply is no completion", said=text) from error
     if not whole or finish not in ("stop", "length"):
-        raise Transient(f"the reply's ids are not whole numbers, or finish_reason={finish!r:.40} is no end of a turn")
+        raise Transient("the ids are not whole numbers, or this finish_reason is no end of a turn", said=finish)
     return value

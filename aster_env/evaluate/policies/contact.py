@@ -21,7 +21,13 @@ _CONTEXT = re.compile(
     re.IGNORECASE,
 )
 _NO_TOOLS = re.compile(
-    r"tool-call-parser|support(?:s|ed)? (?:for )?tools?\b|tools? (?:is|are) not supported", re.IGNORECASE
+    r"tool-call-parser|(?:\bnot|n't|\bno\b[^.;{}]{0,40}) support(?:s|ed)? (?:for )?tools?\b"
+    r"|tools? (?:is|are) not supported",
+    re.IGNORECASE,
+)
+_UNKNOWN = (
+    r"(?:unsupported|unrecogni[sz]ed|unknown|unexpected|invalid (?:parameter|argument)|extra (?:inputs|fields)"
+    r"|(?:not|n't) (?:supported?|allowed|permitted|recogni[sz]ed))"
 )
 _LENGTH = re.compile(r"(?:context length|max_model_len|context (?:window|size))\D{0,24}?(\d{2,9})", re.IGNORECASE)
 
@@ -83,7 +89,10 @@ def said_context(error: Refused) -> int | None:
 
 
 def refused_parameter(error: Refused, sent: Mapping[str, Any]) -> str | None:
-    """Return which of the parameters that were sent a refusal names, or None."""
+    """Return which of the parameters that were sent a refusal says that it does not know, or None.
+
+    A text that merely mentions one, or that could be about the value of ``temperature`` or ``top_p``, names none.
+    """
     if error.status not in (400, 422):
         return None
     for path in (("error", "param"), ("param",), ("detail", 0, "loc", -1)):  # OpenAI's form, an old one, FastAPI's
@@ -93,8 +102,14 @@ def refused_parameter(error: Refused, sent: Mapping[str, Any]) -> str | None:
             continue
         if isinstance(named, str) and named in sent:
             return named
-    found = [name for name in sent if re.search(rf"\b{re.escape(name)}\b", error.body[:20_000])]
+    found = [name for name in sent if name not in ("temperature", "top_p") and _unknown(name, error.body[:20_000])]
     return max(found, key=len) if found else None
+
+
+def _unknown(name: str, text: str) -> bool:
+    """Whether a text says, in one clause, that a parameter is unknown or not supported."""
+    word, gap = rf"\b{re.escape(name)}\b", r"[^.;{}]{0,40}"
+    return re.search(rf"{_UNKNOWN}{gap}{word}|{word}{gap}{_UNKNOWN}", text, re.IGNORECASE) is not None
 
 
 def context_of(model: Mapping[str, Any]) -> int | None:
@@ -108,7 +123,7 @@ def _read_models(text: str) -> dict[str, Mapping[str, Any]]:
         rows = json.loads(text)["data"]
         return {str(row["id"]): dict(row) for row in rows}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Transient(f"the reply {text!r:.80} is no list of models") from error
+        raise Transient("the reply is no list of models", said=text) from error
 
 
 def _item(value: Any, key: Any) -> Any:

@@ -59,6 +59,12 @@ class FunctionPolicy:
         except TimeoutError as error:
             # As it is, it would be taken for the end of the episode's time.
             raise RuntimeError(f"The policy's function raised {type(error).__name__}: {error}") from error
+        except Exception as error:
+            # It goes on as it is; a traceback alone does not say whose it is.
+            error.add_note(
+                f"The policy's function {getattr(self._function, '__qualname__', self._function)} raised it."
+            )
+            raise
         return self._completion(said)
 
     async def release(self, episode: str) -> None:
@@ -91,7 +97,7 @@ async def open_python(spec: PolicySpec, sampling: Sampling) -> OpenPolicy:
     Raises:
         UsageError: the module or the name in it is not there, or it cannot be called.
     """
-    target = await asyncio.to_thread(_load, spec.model)
+    target = await asyncio.to_thread(load_function, spec.model)
     described = {"kind": "python", "model": spec.model, "tokenizer": spec.tokenizer or "bytes"}
     tokenizer = spec.tokenizer or None
     if isinstance(target, type) and isinstance(target, Policy):
@@ -107,7 +113,12 @@ async def open_python(spec: PolicySpec, sampling: Sampling) -> OpenPolicy:
     return OpenPolicy(policy, tokenizer, described, on_attach=policy.attach, on_close=policy.close)
 
 
-def _load(target: str) -> Any:
+def load_function(target: str) -> Any:
+    """Import what ``module:name`` names.
+
+    Raises:
+        UsageError: the module or the name in it is not there.
+    """
     module, _, name = target.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         # The `aster` command's own folder is on the path, not the one where it is called; nothing is hidden by this.

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aster_env.evaluate.report.cells import count, finite, middle
+from aster_env.evaluate import settings
+from aster_env.evaluate.report.cells import clean, count, finite, middle
 from aster_env.evaluate.report.published import PROTOCOLS, Published, find
 
 _SAME = 0.03
@@ -26,6 +27,10 @@ class Beside:
     budget: int | None
     estimate: Mapping[str, Any]
     published: tuple[Published, ...]
+
+    def title(self, theirs: Published) -> str:
+        """Name a published number: with its budget, where the run states none that tells which it is."""
+        return theirs.name if self.budget is None else theirs.model
 
 
 def beside(summary: Mapping[str, Any]) -> list[Beside]:
@@ -52,10 +57,10 @@ def nearest(summary: Mapping[str, Any]) -> tuple[str, list[float | None]] | None
     None where nothing was published, or where the run has no accuracy.
     """
     rows = beside(summary)
-    models = list(dict.fromkeys(p.model for row in rows for p in row.published))
+    models = list(dict.fromkeys(row.title(p) for row in rows for p in row.published))
     best: tuple[float, str, list[float | None]] | None = None
     for model in models:
-        values = [next((p.value for p in row.published if p.model == model), None) for row in rows]
+        values = [next((p.value for p in row.published if row.title(p) == model), None) for row in rows]
         pairs = [(middle(row.estimate), value) for row, value in zip(rows, values, strict=True)]
         gaps = [abs(ours - theirs) for ours, theirs in pairs if ours is not None and theirs is not None]
         if gaps and (best is None or sum(gaps) / len(gaps) < best[0]):
@@ -72,14 +77,51 @@ def differences(summary: Mapping[str, Any]) -> list[str]:
     said = []
     if protocol not in PROTOCOLS:
         said.append("no published protocol was followed")
-    elif summary.get("k") != PROTOCOLS[protocol].k:
-        said.append(f"k is {count(summary.get('k'))}, theirs {PROTOCOLS[protocol].k}")
+    else:
+        said += _unlike(summary, protocol)
     sizes = sorted({p.n for p in found})
     if summary.get("problems") not in sizes:
         said.append(f"{count(summary.get('problems'))} problems, theirs {' or '.join(map(str, sizes))}")
-    if summary.get("missing"):
-        said.append(f"{count(summary.get('missing'))} samples not played yet")
+    return said + _counting(summary)
+
+
+def _unlike(summary: Mapping[str, Any], protocol: str) -> list[str]:
+    """Say where a run's settings are not those of its protocol."""
+    preset, environment = settings.PROTOCOLS[protocol], summary.get("environment")
+    given = (summary.get("manifest") or {}).get("settings") or {}
+    ours = {"k": summary.get("k"), **{name: value for name, value in given.items() if name in preset}}
+    theirs = {name: preset[name] for name in ours if name not in ("tasks", "budgets", "env_kwargs")}
+    if "env_kwargs" in given:
+        kwargs = preset.get("env_kwargs", {}).get(environment, {})
+        ours |= given["env_kwargs"]
+        theirs |= {**dict.fromkeys(given["env_kwargs"]), **kwargs}
+    for name in ("max_seconds", "modules"):
+        ours[name], theirs[name] = given.get(name) or None, None
+    said = [f"the environment is {clean(environment)}"] if environment and environment not in preset["tasks"] else []
+    differing = [name for name in theirs if ours.get(name) != theirs[name]]
+    return said + [
+        f"{clean(name, 40)} is {_words(ours.get(name))}, theirs {_words(theirs[name])}" for name in differing
+    ]
+
+
+def _counting(summary: Mapping[str, Any]) -> list[str]:
+    """Say where a run's tokens are none of a model's, or its budget could not be used up."""
+    manifest = summary.get("manifest") or {}
+    policy, most = manifest.get("policy") or {}, finite((manifest.get("settings") or {}).get("max_tokens"))
+    said = []
+    if policy.get("kind") == "python" and policy.get("tokenizer") == "bytes":
+        said.append("its tokens are bytes")
+    if str(policy.get("tokens", "")).startswith("estimated"):
+        said.append("its tokens are estimated from the text")
+    context = finite(policy.get("context")) or finite((policy.get("endpoint") or {}).get("max_model_len"))
+    if context and most and context < most:
+        said.append(f"its model's context ends at {count(context)} tokens")
     return said
+
+
+def _words(value: Any) -> str:
+    known = finite(value)
+    return "not set" if value is None else clean(value, 60) if known is None else f"{known:,.10g}"
 
 
 def sources(summaries: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -76,21 +76,21 @@ def overview(summaries: Summaries) -> Table:
         f"maj@{k}",
         *map(_at, named),
         "calls",
-        "failed",
+        "no score",
     )
     rows = []
     for summary, near in zip(summaries, close, strict=True):
-        size, failed = summary.get("k"), (finite(summary.get("failed")) or 0) + (finite(summary.get("missing")) or 0)
+        size = summary.get("k")
         passes = summary.get("pass@k") or {}
         rows.append((
             label(summary, summaries),
-            count(summary.get("problems")) + (f" × {count(size)}" if len(ks) > 1 else ""),
+            count(summary.get("scored")) + (f" × {count(size)}" if len(ks) > 1 else ""),
             estimate(summary.get("avg@k")),
             percent(middle(passes.get(str(size)))),
             percent(middle(summary.get("maj@k"))),
             *(percent(_value_at(summary, tokens)) for tokens in named),
             number((summary.get("tools") or {}).get("mean")),
-            count(failed),
+            count(summary.get("failed")),
             *([_nearest(near)] if any(close) else []),
         ))  # fmt: skip
     words = {0}
@@ -103,10 +103,10 @@ def overview(summaries: Summaries) -> Table:
 def at_budgets(summaries: Summaries) -> Table:
     """Accuracy at each named budget with its interval, and what each published model has there."""
     lines = [(label(summary, summaries), row) for summary in summaries for row in beside(summary)]
-    models = list(dict.fromkeys(p.model for _, row in lines for p in row.published))
+    models = list(dict.fromkeys(row.title(p) for _, row in lines for p in row.published))
     rows = []
     for name, row in lines:
-        theirs = {p.model: number(p.percent) for p in row.published}
+        theirs = {row.title(p): number(p.percent) for p in row.published}
         tokens = budget(row.budget) if row.budget else DASH
         rows.append((name, tokens, estimate(row.estimate), *(theirs.get(model, DASH) for model in models)))
     unstated = dict.fromkeys(p.model for _, row in lines if row.budget for p in row.published if p.budget is None)
@@ -204,9 +204,14 @@ def comparison(found: Mapping[str, Any]) -> Table:
         ("b", clean(found.get("b"))),
         ("problems in both", count(found.get("problems"))),
         ("only in a, only in b", f"{count(found.get('only_a'))}, {count(found.get('only_b'))}"),
+        ("samples without a score in a, in b", ", ".join(map(count, found.get("without") or (None, None)))),
         ("difference a − b, points", f"{signed(interval.get('value'))} [{between}]"),
         ("p", f"{probability(found.get('p'))} ({clean(found.get('test'))})"),
         ("a better, b better, equal", ", ".join(count(found.get(name)) for name in ("wins", "losses", "ties"))),
+        *(
+            (f"a and b differ in {clean(n, 40)}", f"{clean(x, 50)} and {clean(y, 50)}")
+            for n, x, y in found.get("settings") or ()
+        ),
     )
     return Table("Comparison", ("", ""), rows, frozenset({0, 1}))
 
@@ -227,7 +232,12 @@ _TIMES = {"started", "finished", "wall_seconds"}
 
 
 def _notes(summaries: Summaries) -> tuple[str, ...]:
-    notes = ["n problems; intervals: 95 %, clustered by problem. Failed and missing samples are in no accuracy."]
+    notes = ["n problems with a score; intervals: 95 %, clustered by problem."]
+    if any(finite(s.get("failed")) for s in summaries):
+        notes.append("no score: samples that failed outside the model; they are in no accuracy.")
+    left = [f"{label(s, summaries)}: {count(s['missing'])}" for s in summaries if finite(s.get("missing"))]
+    if left:
+        notes.append(f"Samples not played yet: {', '.join(left)}.")
     if any(_budgets(summaries)):
         notes.append("@30K: the share that ended with a right answer within 30 × 1,024 tokens.")
     notes += [f"Published: {sentence}" for sentence in sources(summaries)]

@@ -120,7 +120,7 @@ class WebProvider:
             raise Transient("the answer is not JSON") from error
         rows = self._wire.rows(answer) if isinstance(answer, Mapping) else None
         if not isinstance(rows, list):
-            raise Transient(f"the answer is not of the form of {self.name!r}: {text!r:.200}")
+            raise Transient(f"the answer is not of the form of {self.name!r}", said=text)
         found: dict[str, Hit] = {}
         for hit in self._hits(rows):
             found.setdefault(hit.url, hit)
@@ -129,7 +129,7 @@ class WebProvider:
     def _hits(self, rows: list[Any]) -> Iterator[Hit]:
         for row in rows:
             if not isinstance(row, Mapping):
-                raise Transient(f"a result is not of the form of {self.name!r}: {row!r:.200}")
+                raise Transient(f"a result is not of the form of {self.name!r}", said=row)
             title, url, snippet = (row[field] if isinstance(row.get(field), str) else "" for field in self._wire.fields)
             url = self._endpoint.hidden(url.strip())
             if is_address(url):

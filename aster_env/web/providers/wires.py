@@ -70,7 +70,7 @@ def _brave_rows(answer: Mapping[str, Any]) -> Any:
 def _searxng_rows(answer: Mapping[str, Any]) -> Any:
     rows, silent = answer.get("results"), answer.get("unresponsive_engines")
     if rows == [] and silent:
-        raise Transient(f"no results, but engines that did not answer: {silent!r:.200}")
+        raise Transient("no results, but engines that did not answer", said=silent)
     return rows
 
 

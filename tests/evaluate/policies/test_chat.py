@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import traceback
 
 import pytest
@@ -22,7 +21,7 @@ from aster_env.making import make_envs
 from aster_env.tokenizers import ByteTokenizer
 from aster_env.types import StopReason
 from tests.evaluate.policies.server import USAGE, Server, answers_with, call, episodes, says
-from tests.rewards.judge_server import NEVER, http
+from tests.rewards.judge_server import http
 from tests.support import EchoEnv
 
 
@@ -53,7 +52,7 @@ def test_an_episode_with_real_python_is_played_through_native_calls():
     assert (trajectory.stop, trajectory.reward, trajectory.tool_calls) == (StopReason.ANSWERED, 1.0, 1)
     assert trajectory.usage == {"prompt_tokens": 200, "completion_tokens": 20, "tokens": 120}
     assert opened.counts_tokens
-    assert opened.described["tokens"] == "the endpoint's usage"
+    assert "tokens" not in opened.described
     first, second = server.bodies
     assert [first[name] for name in ("model", "temperature", "top_p")] == ["m", 0.6, 0.95]
     assert first["tools"][0]["function"]["name"] == "python"
@@ -141,18 +140,6 @@ def test_a_refused_temperature_stops_the_evaluation_and_a_default_one_does_not()
     assert run(Server(refuse, says("\\boxed{0}")))[0].reward == 1
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set',
-        "m does not support tools",
-    ],
-)
-def test_a_model_that_is_served_without_tool_calls_stops_the_evaluation(text):
-    with pytest.raises(UsageError, match=r"no native tool calls: HTTP 400.*Fix: .*--policy completions"):
-        run(Server(http(400, {"error": {"message": text}})))
-
-
 def test_the_policys_own_count_ends_an_episode_by_its_length():
     used = {"prompt_tokens": 100, "completion_tokens": 100}
     server = Server(says(None, call(), usage=used))
@@ -200,7 +187,10 @@ def test_a_cap_beyond_the_context_is_left_to_the_server():
         http(429, {"error": "slow down"}), http(500, b"oops"), http(503, b""), says("\\boxed{0}")[:-20], b"",
         b"nonsense\r\n\r\n", http(200, b"{"), http(200, b"[" * 100_000), http(200, {"choices": []}),
         http(200, {"choices": [{"message": None}]}), says(["parts"]), says(None, {"id": "x"}), says(None, call(None)),
-        http(200, b"x" * (1 << 25) + b"x"), says("no", finish="content_filter"), http(429, b"", "Retry-After: soon"),
+        http(200, b"x" * (1 << 25) + b"x"), says("no", finish="content_filter"), says("no", finish="abort"),
+        says("no", finish="error"), http(200, {"choices": [{"message": {"content": ""}}]}),
+        http(200, {"choices": [{"message": {"content": "so"}, "error": {"code": 502}}]}),
+        http(429, b"", "Retry-After: soon"),
     ],
 )  # fmt: skip
 def test_a_fault_that_may_pass_is_tried_again_and_then_masks_the_episode(fault):
@@ -223,18 +213,6 @@ def test_a_refusal_is_not_tried_again_and_shows_no_key(status, monkeypatch):
     assert len(server.bodies) == 1
     assert "Fix:" in trajectory.error
     assert "secret" not in trajectory.error + json.dumps(opened.described)
-
-
-def test_an_endpoint_that_never_answers_is_left_in_time_and_its_connection_closed():
-    started = time.monotonic()
-    server = Server(NEVER)
-    trajectory, _ = run(server, options={"timeout": 0.3})
-    assert trajectory.stop is StopReason.INFRASTRUCTURE
-    assert "within 0.3 s" in trajectory.error
-    trajectory, _ = run(server, max_seconds=0.3)
-    assert trajectory.stop is StopReason.MAX_SECONDS
-    assert time.monotonic() - started < 4
-    assert server.open == 0
 
 
 def test_no_more_than_the_places_are_asked_at_once():

@@ -102,6 +102,14 @@ def test_wrong_answers_and_none_score_zero(tmp_path):
     assert {score.metadata["stop"] for score in scores(log)} <= {"answered", "void_turn"}
 
 
+def test_a_long_episode_is_not_ended_by_its_bytes(tmp_path):
+    def plays(messages):
+        return calls("#" + "y" * 10_000) if len(results(messages)) < 4 else says(f"\\boxed{{{asked(messages)}}}")
+
+    log = run(tmp_path, plays, limit=1)
+    assert [(score.value, score.metadata["stop"]) for score in scores(log)] == [(1.0, "answered")]
+
+
 def test_the_models_mistakes_are_told_and_limits_end_the_episode(tmp_path):
     heard = []
 

@@ -77,6 +77,15 @@ def test_wrong_answers_and_none_score_zero():
     assert all(trace.ok for trace in traces)
 
 
+def test_a_long_episode_is_not_ended_by_its_bytes():
+    def plays(request):
+        said = results(request["messages"])
+        return calls("#" + "y" * 10_000) if len(said) < 4 else says(f"\\boxed{{{asked(request)}}}")
+
+    (trace,) = run(plays, limit=1)
+    assert (trace.reward, trace.info["aster"]["stop"]) == (1.0, "answered")
+
+
 def test_the_models_mistakes_are_told_and_limits_end_the_episode():
     heard = []
 
