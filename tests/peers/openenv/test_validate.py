@@ -31,7 +31,7 @@ def test_each_folder_passes_whole(folder):
 
 
 def test_each_environment_has_a_folder():
-    assert [folder.name for folder in FOLDERS] == ["python_math", "wiki_qa"]
+    assert [folder.name for folder in FOLDERS] == ["multi_tool", "python_math", "web_walker", "wiki_qa"]
     for folder in FOLDERS:
         for name in ("models.py", "client.py", "server/app.py", "Dockerfile"):
             assert (folder / name).is_file(), f"{folder.name}/{name}"
@@ -45,8 +45,9 @@ def test_a_running_service_passes_whole(server):
     assert found["mode"] == "simulation"
 
 
-def test_a_folder_serves_its_environment_from_within(tmp_path):
-    folder = ROOT / "envs" / "python_math"
+@pytest.mark.parametrize("name", ["multi_tool", "web_walker"])
+def test_a_folder_serves_its_environment_from_within(name):
+    folder = ROOT / "envs" / name
     command = [sys.executable, "-m", "server.app", "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

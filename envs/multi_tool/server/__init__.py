@@ -1,0 +1,1 @@
+"""ASTER/MultiTool-v0 over OpenEnv."""

@@ -1,0 +1,1 @@
+"""ASTER/WebWalker-v0 over OpenEnv."""
