@@ -41,8 +41,8 @@ class UnknownNameError(UsageError):
 
     def __init__(self, what: str, name: object, allowed: Iterable[str]) -> None:
         self.what, self.name, self.allowed = what, name, sorted(allowed)
-        near = difflib.get_close_matches(str(name), self.allowed, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        near = _nearest(str(name)[:200], self.allowed)
+        hint = f" Did you mean {near!r}?" if near else ""
         shown = ", ".join(map(repr, self.allowed[:12])) or "none"
         more = f", … ({len(self.allowed)} in all)" if len(self.allowed) > 12 else ""
         super().__init__(f"Unknown {what} {name!r}.{hint} Allowed: {shown}{more}.")
@@ -85,6 +85,15 @@ class JudgeError(InfrastructureError):
 
 class PolicyError(InfrastructureError):
     """The model endpoint failed."""
+
+
+def _nearest(name: str, allowed: list[str]) -> str | None:
+    """Return what was meant: of the close names one of about the same length ('modle': 'model', not 'modules')."""
+
+    def likeness(each: str) -> float:
+        return difflib.SequenceMatcher(None, each, name).ratio() - 0.03 * abs(len(each) - len(name))
+
+    return max(difflib.get_close_matches(name, allowed, n=3, cutoff=0.5), key=likeness, default=None)
 
 
 def check_name(what: str, name: str, allowed: Iterable[str]) -> str:
