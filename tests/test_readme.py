@@ -118,3 +118,15 @@ def test_the_equivalent_forms_it_counts_are_in_the_file():
     right = sum(len(row.get("same", ())) + len(row.get("one_way", ())) for row in rows)
     wrong = sum(len(row.get("different", ())) for row in rows)
     assert f"on {right} equivalent forms and {wrong} near misses" in " ".join(README.split())
+
+
+def test_what_the_lesson_of_both_tools_taught_is_what_was_kept():
+    for seed in (0, 1):
+        path = ROOT / "benchmarks" / "results" / f"demo_both_seed{seed}.json"
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        before, after = (kept[when]["unseen sampled"] for when in ("before", "after"))
+        said = f"from {before['accuracy']:.1%} to {after['accuracy']:.1%} (`SEED={seed}`)".replace("%", " %")
+        assert said in " ".join(README.split())
+        assert after["tools"]["all and right"] == after["tools"]["right"]
+        assert all(score["accuracy"] < 0.005 for score in kept["controls"].values())
+        assert 33 < sum(kept["seconds"].values()) / 60 < 35.5

@@ -13,14 +13,14 @@ from aster_train.tiny.searcher import UNKNOWN, Searcher
 
 CLEAN: Mapping[str, float] = {"expert": 1.0}
 MIXTURE: Mapping[str, float] = {
-    "skip": 0.40,
-    "expert": 0.15,
-    "no_code": 0.13,
-    "no_search": 0.13,
-    "misread": 0.07,
-    "square": 0.06,
-    "elsewhere": 0.03,
-    "gives_up": 0.03,
+    "skip": 0.55,
+    "expert": 0.11,
+    "no_code": 0.10,
+    "no_search": 0.10,
+    "misread": 0.05,
+    "square": 0.05,
+    "elsewhere": 0.02,
+    "gives_up": 0.02,
 }
 """Shares of behaviours in the second phase of the cold start: mostly a guess without a tool, or with one of the two."""
 _FOUND = re.compile(r"<tool_response>\n(.*?)\n</tool_response>", re.DOTALL)
