@@ -135,8 +135,9 @@ async def _turns(
         except InfrastructureError as error:
             return await env.abort(error)
         except TimeoutError as error:
-            # An endpoint says by the cause of its cancellation that the time went to its failures.
-            why = getattr(error.__cause__, "__cause__", None)
+            # An endpoint says by the cause of its cancellation (only the context in Python 3.11.2) that the time went
+            # to its failures.
+            why = getattr(error.__cause__ or error.__context__, "__cause__", None)
             return await env.abort(why if isinstance(why, InfrastructureError) else StopReason.MAX_SECONDS)
         usage.update(completion.usage or {})
         seconds = time.perf_counter() - started
