@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from aster_env.errors import UsageError
 from aster_env.tools.links import Links, listed
+from aster_env.tools.queries import read_queries, search_schema
 from aster_env.types import ToolResult
 from aster_env.web.base import Fetched, Link, Page, PageError, Source, shown
 from aster_env.web.providers.base import Hit, Provider
@@ -129,24 +130,9 @@ class WebSearchTool:
 
     name = "search"
     aliases: tuple[str, ...] = ("web_search",)
-    schema: ClassVar[Mapping[str, Any]] = {
-        "name": "search",
-        "description": (
-            "Searches the web and returns titles, addresses and the beginnings of pages, under numbers that 'visit' "
-            "takes. Several queries can be sent at once, one a line."
-        ),
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "query": {
-                    "type": ["string", "array"],
-                    "items": {"type": "string"},
-                    "description": "What to search for: a few words, or several queries, one a line.",
-                }
-            },
-            "required": ["query"],
-        },
-    }
+    schema: ClassVar[Mapping[str, Any]] = search_schema(
+        "Searches the web and returns titles, addresses and the beginnings of pages, under numbers that 'visit' takes."
+    )
 
     def __init__(
         self, provider: Provider, links: Links, top_n: int = 8, max_output: int = 8192, max_queries: int = 5
@@ -242,19 +228,6 @@ def cut(text: str, most: int, *ends: str) -> tuple[str, str]:
         if at > 0:
             return text[:at], text[at + len(end) :]
     return text[:most], text[most:]
-
-
-def read_queries(given: Any, most: int) -> list[str] | str:
-    """Return the different queries of a call, or what is wrong with it."""
-    queries = given.splitlines() if isinstance(given, str) else given
-    if not all(isinstance(query, str) for query in queries):
-        return "'query' must be a text, or a list of texts."
-    queries = list(dict.fromkeys(query.strip() for query in queries if query.strip()))
-    if not queries:
-        return "the query is empty. Write what to search for."
-    if len(queries) > most:
-        return f"{len(queries)} queries in one call. At most {most} are allowed."
-    return queries
 
 
 def check_web_limits(max_output: Any = 8192, top_n: Any = 8, max_queries: Any = 5) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from aster_env.errors import UsageError
 from aster_env.retrieval.base import Passage, Retriever
 from aster_env.tools.python import bound
+from aster_env.tools.queries import read_queries, search_schema
 from aster_env.types import ToolResult
 
 _NOTHING = "(nothing found: try other words)"
@@ -35,24 +36,9 @@ class SearchTool:
 
     name = "search"
     aliases: tuple[str, ...] = ("wikipedia_search", "wiki_search", "retrieve")
-    schema: ClassVar[Mapping[str, Any]] = {
-        "name": "search",
-        "description": (
-            "Searches an encyclopedia and returns the passages that fit a query best. Several queries can be sent at "
-            "once, one a line."
-        ),
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "query": {
-                    "type": ["string", "array"],
-                    "items": {"type": "string"},
-                    "description": "What to search for: a few words, or several queries, one a line.",
-                }
-            },
-            "required": ["query"],
-        },
-    }
+    schema: ClassVar[Mapping[str, Any]] = search_schema(
+        "Searches an encyclopedia and returns the passages that fit a query best."
+    )
 
     def __init__(self, retriever: Retriever, top_n: int = 5, max_output: int = 8192, max_queries: int = 5) -> None:
         check_search_limits(top_n, max_output, max_queries)
@@ -65,16 +51,9 @@ class SearchTool:
             RetrieverError: the search itself failed.
         """
         started = time.perf_counter()
-        given = arguments["query"]
-        queries = given.splitlines() if isinstance(given, str) else given
-        if not all(isinstance(query, str) for query in queries):
-            return ToolResult("Error: 'query' must be a text, or a list of texts.", ok=False)
-        queries = list(dict.fromkeys(query.strip() for query in queries if query.strip()))
-        if not queries:
-            return ToolResult("Error: the query is empty. Write what to search for.", ok=False)
-        if len(queries) > self._max_queries:
-            problem = f"Error: {len(queries)} queries in one call. At most {self._max_queries} are allowed."
-            return ToolResult(problem, ok=False)
+        queries = read_queries(arguments["query"], self._max_queries)
+        if isinstance(queries, str):
+            return ToolResult(f"Error: {queries}", ok=False)
         found = await self._retriever.search(queries, self._top_n)
         text, dropped = self._text(queries, found)
         return ToolResult(text, True, "kept", time.perf_counter() - started, dropped)

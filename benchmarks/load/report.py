@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
 from typing import Any
 
-Row = Mapping[str, Any]
-SIGNS: Mapping[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge}
+from benchmarks import goals
+from benchmarks.goals import Goal, Row, goals_table
+
 THREADS = 48
 """Six of asyncio's own pool on two processors, 32 of OpenEnv's, and a few that each have one purpose."""
 
@@ -16,7 +15,7 @@ def _share(rows: list[Row]) -> float:
     return sum(row["right"] for row in rows) / len(rows)
 
 
-GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
+GOALS: tuple[Goal, ...] = (
     (
         "errors that clients that behave see",
         "≤",
@@ -44,22 +43,7 @@ GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
 
 def judge(results: Row) -> list[dict[str, Any]]:
     """Return each goal with what was measured."""
-    rows = []
-    for name, sign, goal, unit, read in GOALS:
-        measured = round(read(results), 3)
-        reached = SIGNS[sign](measured, goal)
-        rows.append({"name": name, "sign": sign, "goal": goal, "unit": unit, "measured": measured, "reached": reached})
-    return rows
-
-
-def goals_table(goals: list[dict[str, Any]]) -> str:
-    """Return the goals as Markdown."""
-    lines = ["| measure | measured | goal | reached |", "|---|---:|---:|---|"]
-    for row in goals:
-        unit = f" {row['unit']}" if row["unit"] else ""
-        reached = "yes" if row["reached"] else "no"
-        lines.append(f"| {row['name']} | {row['measured']:,}{unit} | {row['sign']} {row['goal']:,}{unit} | {reached} |")
-    return "\n".join(lines)
+    return goals.judge(GOALS, results)
 
 
 def times_table(load: Row) -> str:

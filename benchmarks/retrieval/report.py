@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
+
+from benchmarks import goals
+from benchmarks.goals import Goal, Row, goals_table
 
 from . import dense, service
 
-Row = Mapping[str, Any]
 SLACK = 0.005
 """Recalls this close are equal."""
-SIGNS: Mapping[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge}
 
 
 def _million(results: Row) -> Row:
@@ -30,7 +30,7 @@ def _best(results: Row) -> Row:
     return max(results["service"]["rows"], key=lambda row: row["ratio"])
 
 
-GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
+GOALS: tuple[Goal, ...] = (
     ("lexical over 1M passages, mean", "≤", 5, "ms", lambda r: _million(r)["ours"]["mean_ms"]),
     ("lexical, recall@5 behind bm25s at most", "≤", SLACK, "", _most_behind),
     ("dense over 1M × 768, a single query, mean", "≤", 15, "ms", lambda r: r["dense"]["rows"][0]["mean_ms"]),
@@ -50,27 +50,8 @@ GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
 
 
 def judge(results: Row) -> list[dict[str, Any]]:
-    """Return each goal with what was measured; None where it was not."""
-    rows = []
-    for name, sign, least, unit, read in GOALS:
-        try:
-            measured = round(read(results), 3)
-        except (KeyError, StopIteration, IndexError, ValueError):
-            measured = None
-        reached = measured is not None and SIGNS[sign](measured, least)
-        rows.append({"name": name, "sign": sign, "goal": least, "unit": unit, "measured": measured, "reached": reached})
-    return rows
-
-
-def goals_table(goals: list[dict[str, Any]]) -> str:
-    """Return the goals as Markdown."""
-    lines = ["| measure | measured | goal | reached |", "|---|---:|---:|---|"]
-    for row in goals:
-        unit = f" {row['unit']}" if row["unit"] else ""
-        measured = "–" if row["measured"] is None else f"{row['measured']:,}{unit}"
-        reached = "yes" if row["reached"] else "no"
-        lines.append(f"| {row['name']} | {measured} | {row['sign']} {row['goal']:,}{unit} | {reached} |")
-    return "\n".join(lines)
+    """Return each goal with what was measured."""
+    return goals.judge(GOALS, results)
 
 
 def engines_table(results: Row) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
+
+from benchmarks import goals
+from benchmarks.goals import Goal, Row, goals_table
 
 from . import extraction, walkers
 
-Row = Mapping[str, Any]
-SIGNS: Mapping[str, Callable[[float, float], bool]] = {"≤": operator.le, "≥": operator.ge}
 PUBLIC, GENERATED = "public benchmark", "generated site"
 
 
@@ -26,7 +26,7 @@ def _ahead(results: Row) -> float:
     return float(max(behind))
 
 
-GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
+GOALS: tuple[Goal, ...] = (
     ("walkers at once", "≥", 200, "", lambda r: r["walkers"]["rows"][-1]["walkers"]),
     ("their infrastructure failures", "≤", 0, "", lambda r: r["walkers"]["rows"][-1]["failures"]),
     (f"F1 on article pages: {PUBLIC}", "≥", 0.95, "", _ours(PUBLIC)),
@@ -36,26 +36,8 @@ GOALS: tuple[tuple[str, str, float, str, Callable[[Row], float]], ...] = (
 
 
 def judge(results: Row) -> list[dict[str, Any]]:
-    """Return each goal with what was measured; None, also for reached, where it was not."""
-    rows = []
-    for name, sign, goal, unit, read in GOALS:
-        try:
-            measured = round(read(results), 4)
-        except (KeyError, IndexError, ValueError):
-            measured = None
-        reached = None if measured is None else SIGNS[sign](measured, goal)
-        rows.append({"name": name, "sign": sign, "goal": goal, "unit": unit, "measured": measured, "reached": reached})
-    return rows
-
-
-def goals_table(goals: list[dict[str, Any]]) -> str:
-    """Return the goals as Markdown."""
-    lines = ["| measure | measured | goal | reached |", "|---|---:|---:|---|"]
-    for row in goals:
-        measured = "–" if row["measured"] is None else f"{row['measured']:,}"
-        reached = {True: "yes", False: "no", None: "not measured"}[row["reached"]]
-        lines.append(f"| {row['name']} | {measured} | {row['sign']} {row['goal']:,} | {reached} |")
-    return "\n".join(lines)
+    """Return each goal with what was measured."""
+    return goals.judge(GOALS, results, 4)
 
 
 def text(results: Row) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aster_env.env import ToolEnv
-from aster_env.envs.wiki_qa.library import Library
+from aster_env.envs.wiki_qa.leasing import Library
 from aster_env.errors import UsageError, check_name
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import read_pool

@@ -8,7 +8,7 @@ from typing import Any
 
 from aster_env.envs.web_walker.access import Access, Web
 from aster_env.envs.web_walker.env import site_of
-from aster_env.envs.wiki_qa.library import Library
+from aster_env.envs.wiki_qa.leasing import Library
 from aster_env.errors import check_name
 from aster_env.kernels.base import KernelPool
 from aster_env.kernels.shared import lease_pool, release_pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from aster_env.tasks import TaskSet
 from aster_env.types import Task
 
 from ..wiki_qa.names import Draw
+from ..wiki_qa.tasks import in_turn
 from .site import Site, build_site
 from .site.model import Question
 from .site.questions import FAMILIES
@@ -57,24 +58,13 @@ def generated(
             raise UsageError(f"{name}={value!r} is not allowed. Allowed: an integer, at least {least}.")
     site = build_site(site_seed, pages, split)
     drawn = [Draw(f"questions {seed} {family}").shuffled(site.questions[family]) for family in chosen]
-    tasks = [_task(question, site) for question in islice(_in_turn([iter(each) for each in drawn]), size)]
+    tasks = [_task(question, site) for question in islice(in_turn([iter(each) for each in drawn]), size)]
     if len(tasks) < size:
         raise UsageError(
             f"size={size}, but the site of {pages} pages answers {len(tasks)} questions of {', '.join(chosen)}. "
             "Fix: a smaller size, other families, or a larger site."
         )
     return TaskSet(tasks, f"generated-{split}")
-
-
-def _in_turn(sources: Sequence[Iterator[Question]]) -> Iterator[Question]:
-    """Yield one of each source in turn; a source that ends is left out."""
-    while sources:
-        left = []
-        for source in sources:
-            if (question := next(source, None)) is not None:
-                left.append(source)
-                yield question
-        sources = left
 
 
 def _task(question: Question, site: Site) -> Task:

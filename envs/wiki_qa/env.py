@@ -22,8 +22,8 @@ from aster_env.tools.search import SearchTool, check_search_limits
 from aster_env.types import Trajectory
 from aster_env.vector import ToolVectorEnv, make_vector_env
 
-from .library import WORLD as WORLD
-from .library import Library
+from .leasing import WORLD as WORLD
+from .leasing import Library
 from .tasks import GENERATORS
 
 REWARDS: Mapping[str, Callable[[], Reward]] = {

@@ -28,6 +28,7 @@ class Keyed(Protocol):
     def key(self) -> str: ...  # noqa: D102
 
 
+T = TypeVar("T")
 Item = TypeVar("Item", bound=Keyed)
 
 
@@ -107,7 +108,7 @@ def fresh(questions: Iterator[Item], split: str) -> Iterator[Item]:
             return
 
 
-def in_turn(sources: Sequence[Iterator[Item]]) -> Iterator[Item]:
+def in_turn(sources: Sequence[Iterator[T]]) -> Iterator[T]:
     """Yield one of each source in turn; a source that ends is left out."""
     while sources:
         left = []

@@ -91,8 +91,8 @@ def uses_python(request):
 
 
 def sleeps_in_python(request):
-    """For ASTER/PythonMath-v0: a cell that takes long."""
-    return call("import time; time.sleep(600)")
+    """For ASTER/PythonMath-v0: a cell that takes long, and can be seen from outside by its memory."""
+    return call("import time; x = b'x' * 400_000_000; time.sleep(600)")
 
 
 def tells_time(request):

@@ -93,8 +93,8 @@ def test_a_run_killed_again_and_again_repeats_and_loses_no_sample(tmp_path):
         with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
             goal = (kept[-1] if kept else 0) + rng.randrange(1, 9)
             while process.poll() is None and not ((folder / SAMPLES).exists() and lines(folder) >= goal):
-                time.sleep(0.002)
-            time.sleep(rng.random() / 30)
+                time.sleep(0.002)  # polling; a process that never gets there ends, and the counts below say so
+            time.sleep(rng.random() / 30)  # any moment will do: in the middle of a line, too
             process.kill()
         kept.append(lines(folder))
     assert 0 < kept[0] < kept[-1] < 48, "it was killed on its way"

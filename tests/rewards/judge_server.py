@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 
-NEVER = object()
+from tests.scripted_http import NEVER, ScriptedServer, fields, http
 
-
-def http(status, body, *headers, cut=None):
-    text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text)}", "Connection: close", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + text[:cut]
+__all__ = ["INJECTIONS", "NEVER", "Server", "http", "literal", "says"]
 
 
 def says(text):
@@ -25,41 +20,25 @@ def literal(request):
     return says("Correct" if any(asked["prediction"] in gold for gold in asked["reference_answers"]) else "Incorrect")
 
 
-class Server:
-    """Answers the requests in turn with ``replies``, and all after them with the last."""
-
-    def __init__(self, *replies):
-        self.replies, self.requests, self.headers, self.lines, self.open, self.most = replies, [], [], [], 0, 0
+class Server(ScriptedServer):
+    """At ``/v1``; ``requests`` are the bodies' JSON."""
 
     @contextlib.asynccontextmanager
     async def __call__(self):
-        served = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}/v1"
-        finally:
-            served.close()
-            await served.wait_closed()
+        async with super().__call__() as url:
+            yield f"{url}/v1"
 
-    async def _serve(self, reader, writer):
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            request = json.loads(await reader.readexactly(int(fields["content-length"])))
-            self.requests.append(request)
-            self.lines.append(head.split("\r\n")[0])
-            self.headers.append(fields)
-            reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
-            if reply is NEVER:
-                await reader.read()
-            else:
-                await asyncio.sleep(0.01)
-                writer.write(reply(request) if callable(reply) else reply)
-                await writer.drain()
-        finally:
-            self.open -= 1
-            writer.close()
+    @property
+    def requests(self):
+        return [json.loads(body) for body in self.bodies]
+
+    @property
+    def lines(self):
+        return [head.split("\r\n")[0] for head in self.heads]
+
+    @property
+    def headers(self):
+        return [fields(head) for head in self.heads]
 
 
 INJECTIONS = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import traceback
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +11,7 @@ import pytest
 
 from aster_env.errors import WebError
 from aster_env.web.providers import Hit, open_provider
-from tests.rewards.judge_server import NEVER
+from tests.scripted_http import ScriptedServer
 
 KEY = "tvly-Secret/Key+0123456789"
 ROWS = [("One", "https://a.example/1?x=1&y=2", "First words."), ("Two", "http://b.example/", "Second words.")]
@@ -36,46 +35,14 @@ def answer(name, rows=ROWS, **more):
     return {"query": "q", "number_of_results": 0, "results": found, "unresponsive_engines": [], **more}
 
 
-class Server:
-    """Answers in turn with ``replies``, and after them with the last."""
-
-    def __init__(self, *replies):
-        self.replies, self.heads, self.bodies, self.open, self.most = replies, [], [], 0, 0
-
-    @contextlib.asynccontextmanager
-    async def __call__(self):
-        served = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}"
-        finally:
-            served.close()
-            await served.wait_closed()
+class Server(ScriptedServer):
+    """A search service."""
 
     def query(self, n=-1):
         """The query that arrived."""
         if self.bodies[n]:
             return json.loads(self.bodies[n]).get("q") or json.loads(self.bodies[n])["query"]
         return parse_qs(urlsplit(self.heads[n].split(" ")[1]).query)["q"][0]
-
-    async def _serve(self, reader, writer):
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            self.bodies.append(await reader.readexactly(int(fields.get("content-length", 0))))
-            self.heads.append(head)
-            reply = self.replies[min(len(self.heads), len(self.replies)) - 1]
-            if reply is NEVER:
-                await reader.read()
-            else:
-                writer.write(reply)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
 
 
 def set_keys(monkeypatch):

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from aster_env.web.providers import PROVIDERS, open_provider, recorded
-from tests.rewards.judge_server import NEVER, http
+from tests.scripted_http import NEVER, http
 from tests.web.search_server import HITS, KEY, Server, answer, ask, ask_all, fails, set_keys
 
 

@@ -15,7 +15,7 @@ from aster_env.errors import UnknownNameError, UsageError, WebError
 from aster_env.web.providers import PROVIDERS, Hit, Provider, bing_search, open_provider, recorded
 from aster_env.web.providers.remote import MAX_ADDRESS, MAX_SNIPPET, MAX_TITLE, is_address
 from aster_env.web.record import ReplayMissError
-from tests.rewards.judge_server import http
+from tests.scripted_http import http
 from tests.web.search_server import HITS, KEY, ROWS, Server, answer, ask, set_keys
 
 

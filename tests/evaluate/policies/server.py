@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 
 from aster_env.evaluate.policies import open_policy
 from aster_env.making import make_envs
 from aster_env.rollout import play
 from aster_env.tokenizers import ByteTokenizer
-from tests.rewards.judge_server import NEVER, http
+from tests.scripted_http import ScriptedServer, http
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 10}
 
@@ -37,48 +36,20 @@ def answers_with(value):
     return reply
 
 
-class Server:
+class Server(ScriptedServer):
     """Answers the POSTs in turn with ``replies``, all after them with the last, and GETs with its models."""
 
     def __init__(self, *replies, models=("m",)):
-        self.replies, self.models = replies, models
-        self.bodies, self.heads, self.open, self.most = [], [], 0, 0
+        super().__init__(*replies)
+        self.models, self.posts = models, []
 
-    @contextlib.asynccontextmanager
-    async def __call__(self):
-        served = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 24)
-        try:
-            yield f"http://127.0.0.1:{served.sockets[0].getsockname()[1]}"
-        finally:
-            served.close()
-            await served.wait_closed()
-
-    async def _serve(self, reader, writer):
-        self.open += 1
-        self.most = max(self.most, self.open)
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if line)
-            body = await reader.readexactly(int(fields.get("content-length", 0)))
-            self.heads.append(head)
-            if head.startswith("GET"):
-                rows = self.models
-                reply = rows if isinstance(rows, bytes) else http(200, {"data": [_row(m) for m in rows]})
-            else:
-                self.bodies.append(json.loads(body))
-                reply = self.replies[min(len(self.bodies), len(self.replies)) - 1]
-                reply = reply(self.bodies[-1]) if callable(reply) else reply
-            if reply is NEVER:
-                await reader.read()
-            else:
-                await asyncio.sleep(0.005)
-                writer.write(reply)
-                await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
+    def answer(self, head, body):
+        if head.startswith("GET"):
+            rows = self.models
+            return rows if isinstance(rows, bytes) else http(200, {"data": [_row(m) for m in rows]})
+        self.posts.append(json.loads(body))
+        reply = self.replies[min(len(self.posts), len(self.replies)) - 1]
+        return reply(self.posts[-1]) if callable(reply) else reply
 
 
 def _row(model):
@@ -93,7 +64,7 @@ class SamplingServer(Server):
         self.script, self.change, self.sampled, self.tokenizer = script, change, [], ByteTokenizer()
 
     def _reply(self, body):
-        said = self.script(self.tokenizer.decode(body["prompt"]), len(self.bodies) - 1)
+        said = self.script(self.tokenizer.decode(body["prompt"]), len(self.posts) - 1)
         ids = [*said] if not isinstance(said, str) else self.tokenizer.encode(said)
         cut = len(ids) > body["max_tokens"]
         ids = ids[: body["max_tokens"]]

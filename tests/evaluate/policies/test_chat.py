@@ -21,7 +21,7 @@ from aster_env.making import make_envs
 from aster_env.tokenizers import ByteTokenizer
 from aster_env.types import StopReason
 from tests.evaluate.policies.server import USAGE, Server, answers_with, call, episodes, says
-from tests.rewards.judge_server import http
+from tests.scripted_http import http
 from tests.support import EchoEnv
 
 
@@ -53,7 +53,7 @@ def test_an_episode_with_real_python_is_played_through_native_calls():
     assert trajectory.usage == {"prompt_tokens": 200, "completion_tokens": 20, "tokens": 120}
     assert opened.counts_tokens
     assert "tokens" not in opened.described
-    first, second = server.bodies
+    first, second = server.posts
     assert [first[name] for name in ("model", "temperature", "top_p")] == ["m", 0.6, 0.95]
     assert first["tools"][0]["function"]["name"] == "python"
     assert first["seed"] != second["seed"]
@@ -71,7 +71,7 @@ def test_only_the_first_of_several_calls_is_run_and_each_has_its_result():
                     says("\\boxed{0}"))  # fmt: skip
     trajectory, _ = run(server)
     assert (trajectory.stop, trajectory.tool_calls, trajectory.reward) == (StopReason.ANSWERED, 1, 1.0)
-    said, *results = server.bodies[1]["messages"][1:]
+    said, *results = server.posts[1]["messages"][1:]
     ids = [c["id"] for c in said["tool_calls"]]
     assert len(set(ids)) == 3
     assert [(r["role"], r["tool_call_id"], r["content"]) for r in results] == [
@@ -90,9 +90,9 @@ def test_arguments_that_are_no_object_come_back_as_a_readable_error(arguments, d
     assert not first.ok
     assert not second.ok
     # Servers parse what they are sent: it is an object there.
-    sent = server.bodies[1]["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    sent = server.posts[1]["messages"][1]["tool_calls"][0]["function"]["arguments"]
     assert json.loads(sent) == {"arguments": arguments}
-    assert server.bodies[1]["messages"][2]["content"] == first.text
+    assert server.posts[1]["messages"][2]["content"] == first.text
 
 
 def test_an_unknown_tool_is_refused_by_the_environment():
@@ -105,7 +105,7 @@ def test_a_call_written_as_text_is_run_and_answered_by_a_user_message():
     server = Server(says(text), says("\\boxed{0}"))
     trajectory, _ = run(server)
     assert trajectory.tool_calls == 1
-    assert server.bodies[1]["messages"][1:] == [
+    assert server.posts[1]["messages"][1:] == [
         {"role": "assistant", "content": text}, {"role": "user", "content": "7"},
     ]  # fmt: skip
 
@@ -115,8 +115,8 @@ def test_reasoning_goes_back_to_the_endpoint_and_is_left_out_where_it_is_refused
     server = Server(says(None, call(), reasoning_content="hm"), refuse, says("\\boxed{0}"))
     trajectory, opened = run(server)
     assert trajectory.stop is StopReason.ANSWERED
-    assert server.bodies[1]["messages"][1]["reasoning_content"] == "hm"
-    assert "reasoning_content" not in server.bodies[2]["messages"][1]
+    assert server.posts[1]["messages"][1]["reasoning_content"] == "hm"
+    assert "reasoning_content" not in server.posts[2]["messages"][1]
     assert opened.described["refused"] == ["reasoning_content"]
 
 
@@ -128,7 +128,7 @@ def test_what_a_server_refuses_to_know_is_left_out_once_and_said():
     old = http(422, {"detail": [{"loc": ["body", "seed"], "msg": "extra", "input": {"temperature": 1}}]})
     server = Server(*refuse, old, says(None, call()), says("\\boxed{0}"))
     _, opened = run(server)
-    sent = [{*body} & {"max_completion_tokens", "max_tokens", "seed"} for body in server.bodies]
+    sent = [{*body} & {"max_completion_tokens", "max_tokens", "seed"} for body in server.posts]
     assert sent == [{"max_completion_tokens", "seed"}, {"max_tokens", "seed"}, {"seed"}, set(), set()]
     assert opened.described["refused"] == ["max_completion_tokens", "max_tokens", "seed"]
 
@@ -144,7 +144,7 @@ def test_the_policys_own_count_ends_an_episode_by_its_length():
     used = {"prompt_tokens": 100, "completion_tokens": 100}
     server = Server(says(None, call(), usage=used))
     trajectory, _ = run(server, Sampling(max_tokens=200))
-    assert (trajectory.stop, trajectory.usage["tokens"], len(server.bodies)) == (StopReason.MAX_TOKENS, 200, 1)
+    assert (trajectory.stop, trajectory.usage["tokens"], len(server.posts)) == (StopReason.MAX_TOKENS, 200, 1)
     trajectory, _ = run(Server(says("\\boxed{0}", usage=used)), Sampling(max_tokens=199))
     assert (trajectory.stop, trajectory.answer, trajectory.reward) == (StopReason.MAX_TOKENS, None, 0.0)
     trajectory, _ = run(Server(says("I think", finish="length")))
@@ -172,13 +172,13 @@ def test_a_full_context_is_the_models_budget_and_no_failure(body):
     server = Server(says(None, call()), http(400, body))
     trajectory, _ = run(server)
     assert (trajectory.stop, trajectory.reward, trajectory.error) == (StopReason.MAX_TOKENS, 0.0, None)
-    assert "max_completion_tokens" not in server.bodies[-1]
+    assert "max_completion_tokens" not in server.posts[-1]
 
 
 def test_a_cap_beyond_the_context_is_left_to_the_server():
     server = Server(http(400, CONTEXT[1]), says("\\boxed{0}"))
     assert run(server)[0].reward == 1
-    assert len(server.bodies) == 2
+    assert len(server.posts) == 2
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_cap_beyond_the_context_is_left_to_the_server():
 def test_a_fault_that_may_pass_is_tried_again_and_then_masks_the_episode(fault):
     server = Server(fault, says("\\boxed{0}"))
     assert run(server)[0].reward == 1
-    assert len(server.bodies) == 2
+    assert len(server.posts) == 2
     trajectory, _ = run(Server(fault), options={"retries": 1})
     assert (trajectory.stop, trajectory.reward) == (StopReason.INFRASTRUCTURE, None)
     assert "PolicyError" in trajectory.error
@@ -210,7 +210,7 @@ def test_a_refusal_is_not_tried_again_and_shows_no_key(status, monkeypatch):
     trajectory, opened = run(server, key_variable="MY_KEY")
     assert trajectory.stop is StopReason.INFRASTRUCTURE
     assert "Authorization: Bearer sk-secret-1" in server.heads[0]
-    assert len(server.bodies) == 1
+    assert len(server.posts) == 1
     assert "Fix:" in trajectory.error
     assert "secret" not in trajectory.error + json.dumps(opened.described)
 

@@ -21,7 +21,7 @@ from aster_env.types import StopReason
 from tests.evaluate.agents import ENVIRONMENT
 from tests.evaluate.policies.server import Server, call, says
 from tests.evaluate.policies.test_chat import open_only, run
-from tests.rewards.judge_server import NEVER, http
+from tests.scripted_http import NEVER, http
 
 
 @pytest.fixture(autouse=True)
@@ -116,9 +116,9 @@ def test_a_models_own_defaults_of_sampling_are_switched_off_where_the_server_kno
     refuse = http(400, {"error": {"message": "Unrecognized request argument supplied: top_k"}})
     server = Server(refuse, says("\\boxed{0}"))
     _, opened = run(server)
-    assert [server.bodies[0][name] for name in ("top_k", "min_p", "repetition_penalty")] == [-1, 0.0, 1.0]
-    assert "top_k" not in server.bodies[1]
-    assert server.bodies[1]["min_p"] == 0.0
+    assert [server.posts[0][name] for name in ("top_k", "min_p", "repetition_penalty")] == [-1, 0.0, 1.0]
+    assert "top_k" not in server.posts[1]
+    assert server.posts[1]["min_p"] == 0.0
     assert opened.described["refused"] == ["top_k"]
 
 

@@ -13,7 +13,7 @@ from aster_env.limits import Limits
 from aster_env.making import make_envs
 from aster_env.types import StopReason
 from tests.evaluate.policies.server import SamplingServer, Server, episodes, says
-from tests.rewards.judge_server import NEVER, http
+from tests.scripted_http import NEVER, http
 from tests.support import EchoEnv
 
 END = "<|im_end|>"
@@ -47,7 +47,7 @@ def test_what_was_sampled_is_what_is_recorded():
     assert (trajectory.stop, trajectory.reward, trajectory.tool_calls) == (StopReason.ANSWERED, 1.0, 1)
     assert [list(turn.ids) for turn in trajectory.model_turns] == server.sampled[1:]
     assert all(set(turn.logprobs) == {-0.25} for turn in trajectory.model_turns)
-    probe, first, second = server.bodies
+    probe, first, second = server.posts
     assert second["prompt"] == trajectory.ids[: len(second["prompt"])]
     assert len(second["prompt"]) == len(trajectory.ids) - len(server.sampled[2])
     assert probe["max_tokens"] == 1
@@ -65,7 +65,7 @@ def test_log_probabilities_of_another_distribution_are_left_out():
     server = SamplingServer(lambda prompt, n: f"\\boxed{{0}}{END}")
     trajectory, opened = run(server, Sampling(0.6, 0.95))
     assert trajectory.model_turns[0].logprobs is None
-    assert "logprobs" not in server.bodies[0]
+    assert "logprobs" not in server.posts[0]
     assert "left out" in opened.described["logprobs"]
     trajectory, _ = run(server, Sampling(0.6), options={"processed_logprobs": True})
     assert trajectory.model_turns[0].logprobs is not None
@@ -82,7 +82,7 @@ def test_a_server_that_gives_no_ids_or_changes_them_is_told_from_the_first_conta
     server = SamplingServer(lambda prompt, n: END, change=change)
     with pytest.raises(UsageError, match=said):
         run(server)
-    assert len(server.bodies) == 1
+    assert len(server.posts) == 1
 
 
 def test_a_server_without_completions_is_a_usage_error():
@@ -129,7 +129,7 @@ def test_the_environments_budget_is_an_episodes():
 def test_what_fails_after_the_first_contact_masks_the_episode(fault):
     class Failing(SamplingServer):
         def _reply(self, body):
-            return fault if len(self.bodies) > 1 else super()._reply(body)
+            return fault if len(self.posts) > 1 else super()._reply(body)
 
     trajectory, _ = run(Failing(lambda prompt, n: END), options={"timeout": 1.0})
     assert (trajectory.stop, trajectory.reward) == (StopReason.INFRASTRUCTURE, None)
