@@ -31,8 +31,8 @@ class Guard:
     """An ASGI application around another one.
 
     - With a token, everything but ``/health`` needs ``Authorization: Bearer …`` (else 401).
-    - A page of another origin may ask nothing, nor, of a service on loopback, may one that reached it by another name
-      (else 403): a browser on the same machine is no way in.
+    - A page of another origin may ask nothing, nor, of a service on loopback, may one that reached it by another name,
+      nor another machine (else 403): a browser on the same machine is no way in.
     - A frame or body is bounded; one that does not arrive, or an answer that is not taken, ends the connection.
     - A WebSocket without a message for ``idle`` seconds is closed (1001), and one that sends many without waiting for
       answers (1008).
@@ -42,7 +42,7 @@ class Guard:
         app: the application.
         token: what clients must know; None asks for nothing.
         idle: seconds that a WebSocket may be silent.
-        loopback: whether the service listens on this machine alone.
+        loopback: whether the service is for this machine alone.
     """
 
     def __init__(self, app: App, *, token: str | None = None, idle: float = 1800.0, loopback: bool = False) -> None:
@@ -69,8 +69,9 @@ class Guard:
     def _refusal(self, scope: MutableMapping[str, Any]) -> tuple[int, str] | None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._loopback and not is_loopback(_name(host)):
-            return 403, "The service is this machine's alone, and the Host header names another."
+        client = (scope.get("client") or ("localhost",))[0]
+        if self._loopback and not (is_loopback(client) and is_loopback(_name(host))):
+            return 403, "The service is this machine's alone, and the client or the Host header is another's."
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2] != host:
             return 403, "Pages of another origin may not use this service."

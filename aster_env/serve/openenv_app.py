@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -12,10 +13,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from aster_env.errors import InfrastructureError, UsageError
+from aster_env.listening import read_token
 from aster_env.serve.guard import Guard, Message, Receive, Send
 from aster_env.serve.openenv_environment import AsterEnvironment
 from aster_env.serve.openenv_models import AsterAction, AsterObservation, AsterState
 from aster_env.serve.sessions import Sessions
+
+TOKEN = "ASTER_TOKEN"
+"""The environment variable with the token of a folder's service."""
 
 
 class Service:
@@ -76,6 +81,19 @@ class Service:
             await send(message)
 
         return told
+
+
+def folder_app(env_id: str) -> Service:
+    """Return the application of an environment's folder, for a server that takes one (``uvicorn server.app:app``).
+
+    Clients must know the token in the environment variable ``ASTER_TOKEN``; without one it answers this machine
+    alone, whatever address the server listens on.
+
+    Raises:
+        UsageError: what the variable holds is no token.
+    """
+    token = read_token(TOKEN) if os.environ.get(TOKEN) else None
+    return Service(env_id, token=token, loopback=token is None)
 
 
 async def _usage(_: Request, error: Exception) -> Response:

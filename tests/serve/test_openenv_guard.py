@@ -167,6 +167,17 @@ def test_token_origin_and_host_are_checked_before_anything_else():
         assert httpx.get(f"{base}/health", trust_env=False).status_code == 200
 
 
+@pytest.mark.parametrize(("client", "status"), [("10.0.0.5", 403), ("127.0.0.1", 200), ("::1", 200)])
+def test_a_service_for_this_machine_alone_answers_no_other_whatever_it_says_of_itself(client, status):
+    async def ask():
+        app = Guard(App().app, loopback=True)
+        transport = httpx.ASGITransport(app, client=(client, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as asking:
+            return (await asking.post("/x", content=b"1")).status_code
+
+    assert asyncio.run(ask()) == status
+
+
 @given(st.text(max_size=30))
 def test_no_text_but_a_loopback_address_is_loopback(text):
     assert not is_loopback(text) or text == "localhost" or text.startswith(("127.", "::1", "0", "::ffff:127."))

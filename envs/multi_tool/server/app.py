@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from aster_env.serve import openenv_command
-from aster_env.serve.openenv_app import Service
+from aster_env.serve.openenv_app import folder_app
 
 ENV_ID = "ASTER/MultiTool-v0"
-app = Service(ENV_ID)
+app = folder_app(ENV_ID)
 
 
 def main() -> int:
